@@ -1,9 +1,9 @@
-//! Which batches of a task were collected: the index in memory.
+//! The index of a task's collected batches.
 //!
-//! Intervals stay intervals (a collected interval covers buckets that were empty too), and every test is a range
-//! test: an interval may be longer than could ever be enumerated.
+//! Intervals are kept as ranges, because a collected interval also covers empty buckets and may be too long to
+//! enumerate.
 //!
-//! Beside them are the batches that were given up: closed without having been collected.
+//! The index also holds abandoned batches: closed without a collection.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,9 +12,9 @@ use std::{
 
 use dapbox_protocol::model::{BatchId, BatchSelector, Bucket, Duration, Interval, Time};
 
-/// The batches of a task that were collected.
+/// The collected batches of a task.
 ///
-/// Collected intervals never overlap: whoever adds one has asked [`Self::overlaps`] before.
+/// Collected intervals never overlap: check [`Self::overlaps`] before adding one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CollectedBatches {
     intervals: BTreeMap<Time, Duration>,
@@ -28,7 +28,7 @@ impl CollectedBatches {
         self.intervals.range(..=time).next_back().and_then(interval).is_some_and(|i| i.contains(time))
     }
 
-    /// Whether the bucket belongs to a batch that was collected or given up, so that it takes no more reports.
+    /// Whether the bucket belongs to a collected or abandoned batch and takes no more reports.
     pub fn covers(&self, bucket: &Bucket) -> bool {
         match bucket {
             Bucket::Time(start) => self.covers_time(*start),
@@ -36,16 +36,16 @@ impl CollectedBatches {
         }
     }
 
-    /// Whether the batch was given up: it takes no more reports, and there will never be a result.
+    /// Whether the batch was abandoned: it takes no more reports and never has a result.
     pub fn is_abandoned(&self, id: &BatchId) -> bool {
         self.abandoned.contains(id)
     }
 
-    /// Whether the batch has anything in common with a collected one.
+    /// Whether the batch overlaps a collected one.
     pub fn overlaps(&self, batch: &BatchSelector) -> bool {
         match batch {
             BatchSelector::TimeInterval(wanted) => {
-                // As they do not overlap each other, the last one to start before the end also ends last.
+                // Intervals do not overlap, so the last one that starts before the end also ends last.
                 self.intervals.range(..wanted.end()).next_back().and_then(interval).is_some_and(|i| i.overlaps(wanted))
             }
             BatchSelector::FixedSize(id) => self.batches.contains(id),
@@ -60,7 +60,7 @@ impl CollectedBatches {
         }
     }
 
-    /// How many batches were collected.
+    /// The number of collected batches.
     pub fn len(&self) -> usize {
         self.intervals.len() + self.batches.len()
     }
@@ -70,17 +70,17 @@ impl CollectedBatches {
         self.len() == 0
     }
 
-    /// Closes a batch that was not collected. False if it is closed already.
+    /// Abandons a batch. Returns false if it is closed already.
     pub(super) fn abandon(&mut self, id: BatchId) -> bool {
         !self.batches.contains(&id) && self.abandoned.insert(id)
     }
 
-    /// Forgets a batch that was given up.
+    /// Deletes an abandoned batch.
     pub(super) fn remove_abandoned(&mut self, id: &BatchId) {
         self.abandoned.remove(id);
     }
 
-    /// Collected intervals that overlap the given one, the earliest first.
+    /// The collected intervals that overlap the given one, earliest first.
     pub fn overlapping(&self, wanted: &Interval) -> impl Iterator<Item = Interval> + '_ {
         let (wanted, first) = (*wanted, self.intervals.range(..=wanted.start()).next_back());
         let later = self.intervals.range((Bound::Excluded(wanted.start()), Bound::Unbounded));
@@ -88,7 +88,7 @@ impl CollectedBatches {
         all.take_while(move |found| found.start() < wanted.end()).filter(move |found| found.overlaps(&wanted))
     }
 
-    /// All batches that were collected.
+    /// All collected batches.
     pub fn iter(&self) -> impl Iterator<Item = BatchSelector> + '_ {
         let intervals = self.intervals.iter().filter_map(interval).map(BatchSelector::TimeInterval);
         intervals.chain(self.batches.iter().copied().map(BatchSelector::FixedSize))

@@ -1,6 +1,6 @@
-//! What is stored, as serde types. The tables that hold them are in `table.rs`.
+//! The stored records, as serde types. `table.rs` defines the tables that hold them.
 //!
-//! A record that changes gets a new version in its table.
+//! A changed record gets a new version in its table.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -15,85 +15,85 @@ use dapbox_protocol::model::{
 /// An HPKE key pair that clients seal input shares to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyRecord {
-    /// The public part, as it is handed out.
+    /// The public configuration for clients.
     pub config: HpkeConfig,
-    /// The private key as the KEM serialises it.
+    /// The private key as serialized by the KEM.
     pub private_key: Secret,
-    /// When the pair was made.
+    /// When the pair was created.
     pub created: Time,
-    /// What it is used for, and since when.
+    /// The stage of the key.
     pub stage: KeyStage,
 }
 
-/// The life of an HPKE key pair.
+/// The stage of an HPKE key pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum KeyStage {
-    /// It is not handed out yet.
+    /// The key is not offered yet.
     Pending {
-        /// From when on it is.
+        /// When it becomes active.
         until: Time,
     },
-    /// It is handed out.
+    /// The key is offered to clients.
     Active {
         /// Since when.
         since: Time,
     },
-    /// It is not handed out any more, and still opens what is sealed to it.
+    /// The key is not offered any more, but opens reports.
     Expired {
         /// Since when.
         since: Time,
     },
-    /// Only its id is still taken. The private key is there as long as a request may have to be made again for which it
-    /// was used, and empty afterwards.
+    /// Only the id is reserved. The private key is kept while a request that used it may have to be rebuilt, and is
+    /// empty afterwards.
     Deleted {
         /// Since when.
         since: Time,
     },
 }
 
-/// The sum of the reports of one batch bucket, as it is stored. Memory holds its [`BucketHeader`].
+/// A batch bucket with its sum. Memory holds its [`BucketHeader`].
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BucketRecord {
-    /// How many reports are in the sum.
+    /// The number of reports in the sum.
     pub count: u64,
-    /// Their checksum.
+    /// The checksum of their ids.
     pub checksum: Checksum,
-    /// The earliest time of a report; the end of time while there is none.
+    /// The earliest time of a report; the maximum while there is none.
     pub first: Time,
-    /// The latest time of a report; the epoch while there is none.
+    /// The latest time of a report; zero while there is none.
     pub last: Time,
-    /// The VDAF's encoding of the aggregate share; empty while there is none.
+    /// The encoded aggregate share; empty while there is none.
     #[serde(with = "serde_bytes")]
     pub share: Vec<u8>,
 }
 
 impl BucketRecord {
-    /// The bucket without reports.
+    /// A bucket without reports.
     pub const EMPTY: Self =
         Self { count: 0, checksum: Checksum::new([0; 32]), first: Time(u64::MAX), last: Time(0), share: Vec::new() };
 }
 
-/// What is held in memory of a batch bucket: everything but its sum.
+/// A batch bucket without its sum, held in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BucketHeader {
-    /// How many reports are in the sum.
+    /// The number of reports in the sum.
     pub count: u64,
-    /// Their checksum.
+    /// The checksum of their ids.
     pub checksum: Checksum,
-    /// The earliest time of a report; the end of time while there is none.
+    /// The earliest time of a report; the maximum while there is none.
     pub first: Time,
-    /// The latest time of a report; the epoch while there is none.
+    /// The latest time of a report; zero while there is none.
     pub last: Time,
-    /// The length of the encoded aggregate share; 0 while there is none, and after the batch was collected.
+    /// The length of the encoded aggregate share; 0 while there is none, and after the collection.
     pub share_bytes: usize,
 }
 
 impl BucketHeader {
-    /// The header of a bucket without reports.
+    /// A bucket without reports.
     pub const EMPTY: Self =
         Self { count: 0, checksum: Checksum::new([0; 32]), first: Time(u64::MAX), last: Time(0), share_bytes: 0 };
 
-    /// Combines the header with the encoded aggregate share that belongs to it.
+    /// Adds the encoded aggregate share.
     pub(super) fn with_share(self, share: Vec<u8>) -> BucketRecord {
         let Self { count, checksum, first, last, share_bytes: _ } = self;
         BucketRecord { count, checksum, first, last, share }
@@ -120,29 +120,29 @@ impl fmt::Debug for BucketRecord {
 /// An aggregation job of the helper.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HelperJobRecord {
-    /// SHA-256 of the request's body, by which a repeated request is known.
+    /// SHA-256 of the body of the request, to recognize repeats.
     pub request_hash: [u8; 32],
-    /// When the request came.
+    /// When the request arrived.
     pub created: Time,
-    /// How far it is.
+    /// The state of the job.
     pub state: HelperJobState,
 }
 
-/// How far an aggregation job of the helper is.
+/// The state of a helper's aggregation job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HelperJobState {
-    /// There is no answer yet.
+    /// Not answered yet.
     Pending,
-    /// The body that was sent, for a repeated request.
+    /// Answered with this body, for repeats of the request.
     Answered(Bytes),
-    /// It was answered so long ago that the answer is not kept any more.
+    /// Answered; the answer has expired.
     Expired,
-    /// The leader deleted it.
+    /// Deleted by the leader.
     Deleted,
 }
 
-/// What is stored of an aggregation job of the helper for as long as its reports may come again. Its answer is in a row
-/// of its own, which goes earlier.
+/// The stored part of a helper's aggregation job, kept while its reports may be repeated. Its answer has its own row,
+/// which expires earlier.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct HelperJobRow {
     #[serde(with = "serde_bytes")]
@@ -151,89 +151,89 @@ pub(super) struct HelperJobRow {
     pub(super) state: HelperJobRowState,
 }
 
-/// How far the job of a [`HelperJobRow`] is.
+/// The state of a [`HelperJobRow`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum HelperJobRowState {
-    /// There is no answer yet.
+    /// Not answered yet.
     Pending,
-    /// There was an answer.
+    /// Answered.
     Answered,
-    /// There was an answer, and it stands here, as it did in the first version.
+    /// Answered; the answer is inline, as in version 1.
     AnsweredHere(Bytes),
-    /// The leader deleted it.
+    /// Deleted by the leader.
     Deleted,
 }
 
-/// An aggregation job that the leader has under way.
+/// A running aggregation job of the leader.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaderJobRecord {
     /// The batch of the job's reports, as far as it is known.
     pub batch: PartialBatchSelector,
-    /// The time that all decisions about the job's content use, so that it can be made again.
+    /// The time for all decisions about the content of the job, so that it can be rebuilt.
     pub now: Time,
-    /// When the job was made.
+    /// When the job was created.
     pub created: Time,
-    /// The job's reports, in the order of the request.
+    /// The reports, in the order of the request.
     pub reports: Vec<ReportRef>,
-    /// How far it is.
+    /// The state of the job.
     pub state: LeaderJobState,
 }
 
-/// How far one of the leader's aggregation jobs is.
+/// The state of a leader's aggregation job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LeaderJobState {
-    /// The reports were picked; nothing was sent.
+    /// The reports are picked; nothing is sent.
     Picked,
     /// The helper may have seen the request.
     Sent {
-        /// SHA-256 of the request's body.
+        /// SHA-256 of the body of the request.
         #[serde(with = "serde_bytes")]
         request_hash: [u8; 32],
     },
 }
 
-/// A batch that was collected: it is never collected again, and nothing is added to it.
+/// A collected batch. It is closed and never collected again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CollectedBatch {
-    /// Which batch.
+    /// The batch.
     pub batch: BatchSelector,
-    /// How many reports it has.
+    /// The number of reports.
     pub report_count: u64,
-    /// Their checksum.
+    /// The checksum of their ids.
     pub checksum: Checksum,
-    /// What is kept of the collection, which depends on our role.
+    /// The part of our role.
     pub party: CollectedBy,
 }
 
-/// What an aggregator keeps of a collection.
+/// The part of a collected batch that depends on the role.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CollectedBy {
-    /// We lead the task.
+    /// The leader's part.
     Leader {
         /// The job that collected the batch.
         job: CollectionJobId,
-        /// The smallest aligned interval that holds the times of all reports.
+        /// The smallest aligned interval that contains the times of all reports.
         interval: Interval,
-        /// What there is of the result.
+        /// The progress of the result.
         progress: CollectionProgress,
     },
-    /// We help.
+    /// The helper's part.
     Helper {
-        /// SHA-256 of the request's body, by which a repeated request is known.
+        /// SHA-256 of the body of the request, to recognize repeats.
         #[serde(with = "serde_bytes")]
         request_hash: [u8; 32],
-        /// The body that was sent, for a repeated request. Empty once the leader has deleted the share.
+        /// The answer, for repeats of the request. Empty once the leader has deleted the share.
         #[serde(with = "serde_bytes")]
         answer: Vec<u8>,
     },
 }
 
-/// What there is of a collection's result at the leader.
+/// The progress of a collection at the leader.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CollectionProgress {
-    /// Our part: the VDAF's encoding of our aggregate share. The helper may have been asked for its part.
+    /// Our encoded aggregate share. The helper may have been asked for its share.
     Share(#[serde(with = "serde_bytes")] Vec<u8>),
-    /// The body of the answer to the collector, for every job that asks for the same batch.
+    /// The result: the body of the answer for all jobs of this batch.
     Result(Bytes),
 }
 
@@ -249,82 +249,83 @@ impl fmt::Debug for CollectedBy {
     }
 }
 
-/// What became of the result of a collected batch at the leader. The result itself stands with the batch, as it may be long.
+/// The state of the result of a collected batch at the leader. The result itself is in [`CollectedBatch`], because it
+/// may be long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResultRecord {
-    /// How many reports the batch has.
+    /// The number of reports.
     pub report_count: u64,
-    /// The smallest aligned interval that holds the times of all reports.
+    /// The smallest aligned interval that contains the times of all reports.
     pub interval: Interval,
     /// When the batch was closed.
     pub closed: Time,
-    /// How far the result is.
+    /// The stage of the result.
     pub stage: ResultStage,
 }
 
-/// How far the result of a collected batch is.
+/// The stage of the result of a collected batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ResultStage {
-    /// The helper has not given its share.
+    /// The helper's share is missing.
     Pending,
-    /// The collector can fetch it.
+    /// The collector can fetch the result.
     Ready,
-    /// It was sent to the collector.
+    /// The result was sent to the collector.
     Fetched {
-        /// When it was sent first.
+        /// When it was first sent.
         at: Time,
     },
-    /// The helper refused its share for good.
+    /// The helper refused its share permanently.
     Failed {
-        /// When the collector was told first.
+        /// When the collector was first told.
         told: Option<Time>,
     },
 }
 
-/// A collector's job.
+/// A collection job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CollectionJobRecord {
-    /// The body of the request, by which a repeated request is known.
+    /// The body of the request, to recognize repeats.
     pub request: Bytes,
-    /// Which batch it asks for.
+    /// The query.
     pub query: Query,
-    /// The first position that no report had taken when the job was created: the job waits for those before.
+    /// The position after all reports accepted before the job. The job waits for these reports.
     pub accepted_before: ReportRef,
-    /// When the request came.
+    /// When the request arrived.
     pub created: Time,
-    /// How far it is.
+    /// The state of the job.
     pub state: CollectionState,
-    /// When the sweeper first found that it had ended.
+    /// When the sweeper first found the job ended.
     #[serde(default)]
     pub ended: Option<Time>,
-    /// The batch that the job was given, where the query does not name it.
+    /// The batch that the job was assigned, if the query does not name one.
     #[serde(default)]
     pub batch: Option<BatchSelector>,
 }
 
-/// How far a collection is.
+/// The state of a collection job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CollectionState {
-    /// Its batch is not ready.
+    /// Its batch is open.
     Waiting,
     /// Its batch is closed; the helper may have been asked for its share.
     Closed {
-        /// The batch, of which the store has a [`CollectedBatch`].
+        /// The batch, which has a [`CollectedBatch`].
         batch: BatchSelector,
     },
-    /// The collector can have the result.
+    /// The result is available.
     Done {
         /// The body of the answer.
         body: Bytes,
     },
-    /// There will be no result.
+    /// The collection failed permanently.
     Failed {
-        /// The problem type that the collector is told.
+        /// The problem type for the collector.
         kind: String,
-        /// What the collector is told beyond it.
+        /// The details for the collector.
         detail: String,
     },
-    /// The collector does not want it any more.
+    /// Deleted by the collector.
     Deleted,
 }
 
@@ -336,44 +337,44 @@ impl LeaderJobRecord {
 }
 
 impl CollectionState {
-    /// Whether there is still something to do, which is also whether the job is held in memory.
+    /// Whether the job has work left. Such jobs are held in memory.
     pub fn is_active(&self) -> bool {
         matches!(self, Self::Waiting | Self::Closed { .. })
     }
 }
 
-/// Where a report is stored. The order is the order of upload within a task.
+/// The position of a stored report. Positions are ordered by upload within a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ReportRef {
-    /// The row that holds it.
+    /// The pack that holds the report.
     pub pack: u64,
-    /// Its place in the row.
+    /// The slot in the pack.
     pub slot: u32,
 }
 
-/// What remains of a task that was removed: its id is refused for ever.
+/// The tombstone of a removed task, whose id is rejected permanently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tombstone {
-    /// When it was removed.
+    /// When the task was removed.
     pub at: Time,
 }
 
-/// How often a resource was deleted that the same request had made.
+/// How often the resource of a request was deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Generation {
     pub(super) count: u64,
-    /// When the sweeper first found it with this count.
+    /// When the sweeper first found this count.
     pub(super) since: Option<Time>,
 }
 
-/// What happened how often. Whoever counts chooses the names.
+/// Counters by name.
 pub type Counters = BTreeMap<String, u64>;
 
-/// Reports that were uploaded in one group commit.
+/// Reports uploaded in one group of writes.
 pub(super) type PackRecord = Vec<PackedReport>;
 
-/// A report in a pack: arrays instead of maps, because there are many of them. It has no public extensions: we know
-/// none, and a report with an extension that is not known is not taken.
+/// A report in a pack: an array instead of a map, because there are many. It has no public extensions, because reports
+/// with unknown extensions are rejected and none is known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PackedReport(pub(super) ReportId, pub(super) Time, Bytes, PackedCiphertext, PackedCiphertext);
 
@@ -381,12 +382,12 @@ pub(super) struct PackedReport(pub(super) ReportId, pub(super) Time, Bytes, Pack
 struct PackedCiphertext(u8, Bytes, Bytes);
 
 impl ReportRef {
-    /// After every report.
+    /// A position after every report.
     pub const END: Self = Self { pack: u64::MAX, slot: u32::MAX };
 }
 
 impl PackedReport {
-    /// About how many bytes the report takes.
+    /// The approximate size, in bytes.
     pub(super) fn size(&self) -> usize {
         let sealed = |c: &PackedCiphertext| c.1.len() + c.2.len();
         64 + self.2.len() + sealed(&self.3) + sealed(&self.4)

@@ -1,27 +1,26 @@
-//! Which reports were aggregated, so that none is aggregated twice.
+//! Replay protection: the ids of aggregated reports.
 //!
-//! Ids are checked per task, whatever the times of the reports (DAP-18 section 4.5.4.3). A report's time is bound into
-//! its sealed shares, so only its client can make another report with the same id and another time; but then two
-//! reports of one measurement would count, and a client that colludes with an aggregator would see two proofs verified
-//! with the same randomness, which is derived from the id.
+//! Ids are checked per task, independent of time (DAP-18 section 4.5.4.3). The time of a report is bound into its
+//! sealed shares, so only its client can make another report with the same id and another time. Then two reports of one
+//! measurement would count. A client that colludes with an aggregator would also see two proofs verified with the same
+//! randomness, which is derived from the id.
 //!
-//! Times decide only how long an id is remembered. The ids of a day are forgotten together when the horizon has passed
-//! the day: every report of that day is refused from then on. An id that was forgotten can come again with a later time,
-//! which no task that forgets anything can prevent.
+//! Times only determine how long an id is kept. The ids of a day are deleted together once the horizon has passed the
+//! day, because all its reports are rejected from then on. A deleted id can return with a later time; no task that
+//! deletes ids can prevent that.
 //!
-//! A keyed 64-bit fingerprint is kept of an id, see `fingerprints.rs`. On disk there is one row per task, day and group
-//! commit that holds them packed; `compact.rs` joins those of a day.
+//! The index holds a keyed 64-bit fingerprint of each id, see `fingerprints.rs`. On disk, one row per task, day and
+//! group commit holds them packed; `compact.rs` merges the rows of a day.
 
 use std::collections::BTreeSet;
 
 use super::fingerprints::{FingerprintKey, Fingerprints};
 use dapbox_protocol::model::{ReportId, Time};
 
-/// Ids are forgotten by the day of their reports' time: a fixed length, because the time precision of a task may be
-/// anything from a second to a year.
+/// Ids expire by day. The time precision of a task is no suitable unit: it ranges from a second to a year.
 const DAY: u64 = 86_400;
 
-/// The day that a time is in, counted from the epoch.
+/// The day of a time, counted from the epoch.
 pub(super) fn day(time: Time) -> u64 {
     time.0 / DAY
 }
@@ -31,7 +30,7 @@ pub(super) fn day(time: Time) -> u64 {
 pub struct ReplayIndex {
     key: FingerprintKey,
     ids: Fingerprints,
-    /// The days of reports in `ids`.
+    /// The days of the reports in `ids`.
     days: BTreeSet<u64>,
     horizon: Option<Time>,
     next_row: u64,
@@ -42,29 +41,28 @@ impl ReplayIndex {
         Self { key, ids: Fingerprints::default(), days: BTreeSet::new(), horizon: None, next_row: 0 }
     }
 
-    /// Whether a report with this id was aggregated, as far as is remembered: see [`Self::horizon`].
+    /// Whether a report with this id was aggregated, as far as is known: see [`Self::horizon`].
     pub fn contains(&self, id: &ReportId) -> bool {
         self.ids.contains(self.key.fingerprint(id))
     }
 
-    /// Everything before this time is closed, if there is such a time: its reports must be refused, whatever the clock
-    /// says, and are not remembered; its batch buckets take no more reports and are not collected any more.
+    /// The time before which everything is closed, if there is one. Earlier reports are rejected and not recorded, and
+    /// earlier batch buckets take no reports and are not collected.
     pub fn horizon(&self) -> Option<Time> {
         self.horizon
     }
 
-    /// How many reports are remembered.
+    /// The number of recorded reports.
     pub fn len(&self) -> usize {
         self.ids.len()
     }
 
-    /// Whether no report is remembered.
+    /// Whether no report is recorded.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Remembers a report and returns its fingerprint, to be stored. `None` if it is known, or if its day is forgotten: all
-    /// such are refused anyway.
+    /// Records a report and returns its fingerprint for storage. Returns `None` if it is known or its day is closed.
     pub(super) fn insert(&mut self, id: &ReportId, time: Time) -> Option<u64> {
         let (day, fingerprint) = (day(time), self.key.fingerprint(id));
         let is_forgotten = self.horizon.is_some_and(|horizon| day < self::day(horizon));
@@ -76,18 +74,18 @@ impl ReplayIndex {
         Some(fingerprint)
     }
 
-    /// Remembers what was stored. [`Self::sort`] follows before anything else.
+    /// Adds stored fingerprints. [`Self::sort`] must follow.
     pub(super) fn restore(&mut self, day: u64, fingerprints: impl Iterator<Item = u64>) {
         self.days.insert(day);
         self.ids.restore(fingerprints, day);
     }
 
-    /// Makes what was restored usable.
+    /// Makes the set usable after [`Self::restore`].
     pub(super) fn sort(&mut self) {
         self.ids.sort();
     }
 
-    /// Forgets all days that end before `horizon` and returns them. The horizon only rises.
+    /// Raises the horizon and deletes all days before it. Returns these days.
     pub(super) fn forget_before(&mut self, horizon: Time) -> Vec<u64> {
         self.horizon = self.horizon.max(Some(horizon));
         let first = day(horizon);
@@ -99,7 +97,7 @@ impl ReplayIndex {
         over.into_iter().collect()
     }
 
-    /// The number of the next row on disk; `seen` tells of rows that are there.
+    /// The number of the next row on disk. [`Self::row_exists`] skips existing rows.
     pub(super) fn next_row(&mut self) -> u64 {
         self.next_row += 1;
         self.next_row - 1

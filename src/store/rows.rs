@@ -1,4 +1,4 @@
-//! Reading rows, which writes and reads do alike.
+//! Reads rows for writes and reads.
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -10,12 +10,12 @@ use super::{
 use dapbox_protocol::model::{AggregationJobId, TaskId};
 use dapbox_support::Fault;
 
-/// Where rows are read from: the disk alone, or the disk below the changes of a group of writes.
+/// A source of rows: the disk, or the disk below the changes of a group.
 pub(super) trait Rows {
-    /// The value of a row.
+    /// Reads the value of a row.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Fault>;
 
-    /// Whether there is such a task. What is left of the rows of one that was removed does not count.
+    /// Whether the task exists. Remaining rows of a removed task do not count.
     fn has_task(&self, task: &TaskId) -> bool;
 }
 
@@ -41,7 +41,7 @@ pub(super) fn load<K: Key, V: Serialize + DeserializeOwned>(
     }
 }
 
-/// Reads an aggregation job of the helper and its answer.
+/// Reads an aggregation job of the helper with its answer.
 pub(super) fn helper_job(
     rows: &impl Rows,
     task: &TaskId,

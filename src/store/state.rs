@@ -1,4 +1,4 @@
-//! What the store holds in memory, all of it rebuilt from the rows when the store is opened.
+//! The state of the store in memory, rebuilt from the rows when the store opens.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -29,10 +29,10 @@ use dapbox_protocol::model::{
 };
 use dapbox_support::Fault;
 
-/// Everything that decisions are made from.
+/// The state in memory.
 #[derive(Debug)]
 pub(super) struct State {
-    /// Encrypts what is secret.
+    /// Encrypts secrets.
     pub(super) vault: Vault,
     /// The key of the fingerprints of aggregated reports.
     pub(super) fingerprints: FingerprintKey,
@@ -40,71 +40,70 @@ pub(super) struct State {
     pub(super) tasks: BTreeMap<TaskId, TaskState>,
     /// All HPKE keys, by configuration id.
     pub(super) keys: BTreeMap<u8, KeyRecord>,
-    /// All tokens of the management API, those included that have expired.
+    /// All API tokens, including expired ones.
     pub(super) api_tokens: BTreeMap<TokenHash, ApiToken>,
-    /// Peers that a control plane has named.
+    /// Registered peers.
     pub(super) peers: BTreeMap<u64, PeerAggregator>,
-    /// What the tokens of tasks are derived from that a control plane sets up, once that was wanted.
+    /// The seed of the tokens of provisioned tasks, once one was needed.
     pub(super) token_seed: Option<Secret>,
-    /// Before which time there may have been tasks that are not known here any more, if this is a restored copy.
+    /// In a restored copy, the time before which it may have lost tasks.
     pub(super) history_lost_before: Option<Time>,
-    /// The largest `limits.clock_skew` that a server ran with; zero if none is known.
+    /// The largest `limits.clock_skew` of any server on this directory; zero if unknown.
     pub(super) clock_skew: Duration,
-    /// Tasks that were removed, whose ids are refused.
+    /// Removed tasks, whose ids are rejected.
     pub(super) removed: BTreeMap<TaskId, Tombstone>,
-    /// Removed tasks of which there may be rows.
+    /// Removed tasks that may still have rows.
     pub(super) unswept: BTreeSet<TaskId>,
-    /// The number of the pack that is begun next, in whatever task.
+    /// The number of the next pack, across all tasks.
     pub(super) next_pack: u64,
-    /// Sums of batch buckets that were used last.
+    /// Recently used sums of batch buckets.
     pub(super) sums: SumCache,
 }
 
-/// What is held in memory of a task.
+/// The state of a task in memory.
 ///
-/// [`Tx`](super::Tx) has a method for each change that must be stored. Only `reserved` and the memory-only methods
-/// of `waiting` are to be changed directly.
+/// [`Tx`](super::Tx) has a method for each change that must be stored. Only `reserved` and the memory-only methods of
+/// `waiting` may be changed directly.
 #[derive(Debug)]
 pub struct TaskState {
     /// The task's parameters.
     pub task: Arc<Task>,
-    /// The tokens that are in force; none if the task was set up in-band, which has those that its peer has.
+    /// The valid tokens; empty for an in-band task, which uses those of its peer.
     pub tokens: Tokens,
-    /// If a control plane has set the task up, what stands beside it.
+    /// The data of a provisioned task.
     pub provision: Option<Provision>,
-    /// If the task was set up in-band, what stands beside it.
+    /// The origin of an in-band task.
     pub in_band: Option<InBandOrigin>,
-    /// What the operator calls it.
+    /// The name of the task.
     pub name: Option<TaskName>,
-    /// What happened how often.
+    /// The counters of the task.
     pub counters: Counters,
-    /// Which reports were aggregated.
+    /// The ids of aggregated reports.
     pub replay: ReplayIndex,
     /// Uploaded reports (leader).
     pub waiting: WaitingReports,
-    /// Batch buckets that were not dropped yet. Their sums are on disk.
+    /// Existing batch buckets. Their sums are on disk.
     pub buckets: BTreeMap<Bucket, BucketHeader>,
-    /// How many buckets [`is_open`](Self::is_open) holds for.
+    /// The number of open buckets, see [`is_open`](Self::is_open).
     open_buckets: usize,
-    /// Which batches were collected or given up.
+    /// Collected and abandoned batches.
     pub collected: CollectedBatches,
-    /// Aggregation jobs in flight (leader).
+    /// Running aggregation jobs (leader).
     pub leader_jobs: BTreeMap<AggregationJobId, LeaderJobRecord>,
-    /// Collection jobs that are waiting or closed (leader). The others are only on disk.
+    /// Waiting and closed collection jobs (leader). Others are on disk only.
     pub collections: BTreeMap<CollectionJobId, CollectionJobRecord>,
-    /// Reports that are being prepared, by job (helper). Never stored.
+    /// Reports in preparation, by job (helper). Never stored.
     pub reserved: HashMap<ReportId, AggregationJobId>,
-    /// Requests for aggregation jobs that are accepted and not answered yet, in the order in which they came; when the
-    /// store is opened, in any (helper).
+    /// Deferred aggregation jobs in the order of their arrival, or in any order after the store opened (helper).
     pub deferred: Vec<AggregationJobId>,
-    /// Batch ids that collections named (leader).
+    /// Batch ids that collections returned (leader).
     pub names: BTreeSet<BatchId>,
-    /// What became of the results of collected batches (leader). Those of earlier releases have none.
+    /// The states of results of collected batches (leader). Batches of earlier releases have none.
     pub results: BTreeMap<BatchSelector, ResultRecord>,
 }
 
 impl TaskState {
-    /// The end in force: reports after this time are refused.
+    /// The current end of the task: reports after this time are rejected.
     pub fn end(&self) -> Option<Time> {
         match &self.provision {
             Some(provision) => provision.end,
@@ -112,23 +111,23 @@ impl TaskState {
         }
     }
 
-    /// Whether the bucket takes no more reports: it is before the horizon, or its batch was collected or given up.
+    /// Whether the bucket is closed to reports: it is before the horizon, or its batch is collected or abandoned.
     pub fn is_closed(&self, bucket: &Bucket) -> bool {
         self.is_before_horizon(bucket) || self.collected.covers(bucket)
     }
 
-    /// Whether the bucket is of a time before the horizon.
+    /// Whether the bucket is before the horizon.
     pub fn is_before_horizon(&self, bucket: &Bucket) -> bool {
         matches!(bucket, Bucket::Time(start) if Some(*start) < self.replay.horizon())
     }
 
-    /// Whether the bucket is open: it has reports, aggregated or waiting, and takes more. In tasks of fixed-size batches a
-    /// report that waits has no bucket.
+    /// Whether the bucket is open: it has aggregated or waiting reports and is not closed. A waiting report of a
+    /// fixed-size task has no bucket.
     pub fn is_open(&self, bucket: &Bucket) -> bool {
         (self.buckets.contains_key(bucket) || self.has_waiting(bucket)) && !self.is_closed(bucket)
     }
 
-    /// How many batch buckets are open.
+    /// The number of open batch buckets.
     pub fn open_buckets(&self) -> usize {
         self.open_buckets
     }
@@ -144,7 +143,7 @@ impl TaskState {
         self.task.public.batch_mode == BatchMode::TimeInterval
     }
 
-    /// Changes what one bucket has, and counts whether it is open afterwards.
+    /// Changes a bucket and updates the number of open buckets.
     pub(super) fn update_bucket<T>(&mut self, bucket: &Bucket, change: impl FnOnce(&mut Self) -> T) -> T {
         let was_open = self.is_open(bucket);
         let result = change(self);
@@ -156,7 +155,7 @@ impl TaskState {
         result
     }
 
-    /// Counts the open buckets anew, after a change that concerns many.
+    /// Recounts the open buckets after a change of many.
     pub(super) fn recount_open_buckets(&mut self) {
         let of_sums = self.buckets.keys().filter(|bucket| !self.is_closed(bucket)).count();
         let only_waiting = |start: &&Time| {
@@ -167,7 +166,7 @@ impl TaskState {
         self.open_buckets = of_sums + of_waiting;
     }
 
-    /// The task was set up in-band.
+    /// Marks the task as set up in-band.
     pub(super) fn set_in_band(&mut self, in_band: InBandOrigin) {
         (self.in_band, self.tokens) = (Some(in_band), Tokens::default());
     }
@@ -198,7 +197,7 @@ impl TaskState {
     }
 }
 
-/// Why the rows cannot be read.
+/// Why the rows cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LoadError {
     #[error(transparent)]
@@ -216,25 +215,25 @@ pub(super) enum LoadError {
 }
 
 impl State {
-    /// The rows that are there from the first day.
+    /// The rows of a new database.
     pub(super) fn initial_rows(vault: &Vault) -> Result<Rows, Fault> {
         let next_pack = (table::SEQUENCES.key(&table::NEXT_PACK), Some(table::SEQUENCES.value(&0)?));
         let (key, value) = Self::fingerprint_key_row(vault, &Self::new_fingerprint_key())?;
         Ok(Rows::from([next_pack, (key, Some(value))]))
     }
 
-    /// A new key for fingerprints.
+    /// Generates a key for fingerprints.
     pub(super) fn new_fingerprint_key() -> Secret {
         Secret::random(FingerprintKey::BYTES)
     }
 
-    /// The row of a key for fingerprints.
+    /// Encodes the row of a key for fingerprints.
     pub(super) fn fingerprint_key_row(vault: &Vault, key: &Secret) -> Result<Row, Fault> {
         let value = table::SECRETS.value(vault, &table::FINGERPRINT_KEY, key)?;
         Ok((table::SECRETS.key(&table::FINGERPRINT_KEY), value))
     }
 
-    /// The key of the fingerprints. It is read first: whether it decrypts tells whether the directory's secrets do.
+    /// Loads the key of the fingerprints. It is loaded first, because it shows whether the vault's key is right.
     pub(super) fn load_fingerprint_key(engine: &Engine, vault: &Vault) -> Result<FingerprintKey, LoadError> {
         let row = table::SECRETS.key(&table::FINGERPRINT_KEY);
         let sealed = engine.get(&row)?.ok_or(LoadError::Empty)?;
@@ -256,7 +255,7 @@ impl State {
         Ok(row.map(|row| table::SEQUENCES.read(&row)).transpose()?)
     }
 
-    /// Reads everything but sums, of which up to `sum_cache_bytes` are held later.
+    /// Loads everything but the sums; later, up to `sum_cache_bytes` of them are cached.
     pub(super) fn load(engine: &Engine, vault: Vault, sum_cache_bytes: usize) -> Result<Self, LoadError> {
         let next_pack = engine.get(&table::SEQUENCES.key(&table::NEXT_PACK))?.ok_or(LoadError::Empty)?;
         let fingerprints = Self::load_fingerprint_key(engine, &vault)?;
@@ -352,7 +351,7 @@ impl State {
             task.buckets.insert(bucket, BucketHeader::from(&record));
             Ok(())
         })?;
-        // The rows have aggregate shares or answers in them; the keys say all that the index needs.
+        // The rows hold aggregate shares and answers; the index needs only their keys.
         engine.keys(&[table::COLLECTED.prefix], |key| {
             let (id, batch) = table::COLLECTED.read_key(key)?;
             let Some(task) = self.task_of_row(&id, &table::COLLECTED)? else { return Ok(()) };
@@ -371,7 +370,7 @@ impl State {
         })?;
         rows(engine, &table::RESULTS, |(id, batch), result| {
             let Some(task) = self.task_of_row(&id, &table::RESULTS)? else { return Ok(()) };
-            // An earlier release may have forgotten the batch since.
+            // An earlier release may have deleted the batch.
             if task.collected.contains_exactly(&batch) {
                 task.results.insert(batch, result);
             }
@@ -385,7 +384,7 @@ impl State {
             task.leader_jobs.insert(job, record);
             Ok(())
         })?;
-        // The rows are as long as the requests.
+        // The rows hold whole requests; only their keys are needed.
         engine.keys(&[table::HELPER_REQUESTS.prefix], |key| {
             let (id, job) = table::HELPER_REQUESTS.read_key(key)?;
             let Some(task) = self.task_of_row(&id, &table::HELPER_REQUESTS)? else { return Ok(()) };
@@ -401,7 +400,7 @@ impl State {
         })
     }
 
-    /// Waiting is what is in packs and neither dead nor named by a job.
+    /// Loads the waiting reports: those in packs that are neither deleted nor in a job.
     fn load_waiting(&mut self, engine: &Engine) -> Result<(), LoadError> {
         let mut dead = HashMap::new();
         rows(engine, &table::DEAD, |key, bits| {
@@ -420,7 +419,7 @@ impl State {
         })
     }
 
-    /// The task that a row is of; `None` if it was removed and the row was not swept yet.
+    /// Returns the task of a row; `None` if the task was removed and the row is not swept yet.
     fn task_of_row<K, V>(&mut self, id: &TaskId, table: &Table<K, V>) -> Result<Option<&mut TaskState>, LoadError> {
         match self.tasks.get_mut(id) {
             None if !self.removed.contains_key(id) => Err(LoadError::Orphan(table.name)),

@@ -1,7 +1,11 @@
-//! The encoded sums of batch buckets that are held in memory.
+//! The cache of encoded sums of batch buckets.
 //!
-//! A sum is stored in the row of its bucket. The writer changes the same few buckets again and again, so it keeps the sums
-//! that it used last, up to a number of bytes for all tasks together. All others are read from their rows.
+//! # Decision: sums are on disk, their counts in memory
+//!
+//! The sum of a bucket is stored in its row. The writer changes a few buckets repeatedly, so recently used sums are
+//! cached, up to a limit in bytes for all tasks. Memory holds the counts of all buckets. Clients choose the times of
+//! reports and could open any number of buckets. So a task has a limit of open buckets, which uploads check: everything
+//! accepted can be aggregated.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -11,30 +15,29 @@ use std::{
 use super::records::BucketHeader;
 use dapbox_protocol::model::{Bucket, TaskId};
 
-/// A bucket of a task.
+/// The key of a batch bucket.
 pub(super) type BucketKey = (TaskId, Bucket);
 
-/// A cached sum's cost beside its bytes: two map entries with keys.
+/// The cost of a cached sum besides its bytes: two map entries.
 const ENTRY_BYTES: usize = 256;
 
-/// A cache of encoded sums with a limit in bytes; the least recently used go first. What is in it is also in a row.
+/// A cache of encoded sums that evicts the least recently used. Each cached sum is also in a row.
 pub(super) struct SumCache {
     limit: usize,
     bytes: usize,
-    /// By when it was used last.
+    /// The sums by time of their last use.
     order: BTreeMap<u64, BucketKey>,
     sums: HashMap<BucketKey, (u64, Vec<u8>)>,
     clock: u64,
 }
 
 impl SumCache {
-    /// An empty cache that holds up to `limit` bytes.
+    /// Creates a cache of at most `limit` bytes.
     pub(super) fn new(limit: usize) -> Self {
         Self { limit, bytes: 0, order: BTreeMap::new(), sums: HashMap::new(), clock: 0 }
     }
 
-    /// Adds or replaces a sum, and removes others as long as there are too many bytes. One that is longer than the limit
-    /// is not kept.
+    /// Adds or replaces a sum, and evicts others beyond the limit. A sum above the limit is not cached.
     pub(super) fn insert(&mut self, key: BucketKey, sum: Vec<u8>) {
         self.take(&key);
         if sum.is_empty() || cost(&sum) > self.limit {
@@ -52,7 +55,7 @@ impl SumCache {
         }
     }
 
-    /// Removes a sum and returns it, if it is there.
+    /// Removes a sum from the cache and returns it.
     pub(super) fn take(&mut self, key: &BucketKey) -> Option<Vec<u8>> {
         let (used, sum) = self.sums.remove(key)?;
         self.order.remove(&used);
@@ -66,7 +69,7 @@ impl SumCache {
         keys.iter().for_each(|key| drop(self.take(key)));
     }
 
-    /// How many bytes are held.
+    /// The size of the cache, in bytes.
     #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
         self.bytes
@@ -85,17 +88,17 @@ impl fmt::Debug for SumCache {
     }
 }
 
-/// A batch bucket that is being changed.
+/// A batch bucket under change.
 pub struct BucketMut<'a> {
-    /// What is counted of it.
+    /// The header of the bucket.
     pub header: &'a mut BucketHeader,
     pub(super) share: &'a mut Vec<u8>,
-    /// About how many bytes the group of writes has come to.
+    /// The approximate size of the group of writes, in bytes.
     pub(super) group_bytes: &'a mut usize,
 }
 
 impl BucketMut<'_> {
-    /// The VDAF's encoding of the sum; empty while there is none.
+    /// The encoded sum; empty while there is none.
     pub fn share(&self) -> &[u8] {
         self.share
     }

@@ -1,11 +1,11 @@
-//! Closing and forgetting what is over.
+//! Closes and deletes expired data.
 //!
-//! A task has a *horizon*, a time that only rises: everything before it is closed
-//! ([`ReplayIndex::horizon`](super::ReplayIndex::horizon)). It is stored before anything is forgotten on its account, so that what
-//! is not known any more is refused.
+//! The *horizon* of a task is a time that only increases; everything before it is closed
+//! ([`ReplayIndex::horizon`](super::ReplayIndex::horizon)). It is stored before anything is deleted because of it, so
+//! that deleted data is rejected.
 //!
-//! Sweeping goes through the rows of a task in bounded steps, one for each write; where it is, is held by whoever drives
-//! it and not stored. It begins again after a restart, and what is swept already costs it nothing.
+//! A sweep deletes the rows of a task in bounded steps, one per write. Its caller holds the cursor, which is not
+//! stored. After a restart a sweep starts again; swept rows cost nothing.
 
 use super::{
     engine::EngineError,
@@ -21,22 +21,22 @@ use dapbox_protocol::model::{
 };
 use dapbox_support::Fault;
 
-/// How much one write deletes, so that others need not wait long: rows, or pieces of rows that are long.
+/// The most rows, or pieces of long rows, that one write deletes.
 const MAX_ROWS_PER_WRITE: usize = 1_000;
 
-/// How far ahead of the clock a stored time is before the clock must have been wrong when it was stored. In seconds.
+/// How far ahead of the clock a stored timestamp must be to prove that the clock was wrong, in seconds.
 const AHEAD: Duration = Duration(86_400);
-/// A clock that shows less is wrong itself, and corrects nothing: this is before the first release.
+/// A clock before this time is wrong and corrects nothing: it precedes the first release.
 const EARLIEST: Time = Time(1_700_000_000);
 
-/// Whether a stored time is of a clock that was ahead.
+/// Whether a fast clock stored the timestamp.
 fn is_misdated(time: Time, now: Time) -> bool {
     now >= EARLIEST && time > now.saturating_add(AHEAD)
 }
 
 /// Closing.
 impl Tx<'_> {
-    /// Everything before the given time is closed from now on. The horizon only rises.
+    /// Closes everything before the given time. The horizon never decreases.
     pub fn raise_horizon(&mut self, task: &TaskId, horizon: Time) -> Result<(), Fault> {
         let task_state_mut = self.task_state_mut(task)?;
         let days = task_state_mut.replay.forget_before(horizon);
@@ -50,7 +50,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Closes a batch that was not collected, for good. False if it is closed already.
+    /// Abandons a batch permanently. Returns false if it is closed already.
     pub fn abandon_batch(&mut self, task: &TaskId, batch: BatchId) -> Result<bool, Fault> {
         let task_state_mut = self.task_state_mut(task)?;
         if !task_state_mut
@@ -62,7 +62,7 @@ impl Tx<'_> {
         Ok(true)
     }
 
-    /// Closes everything before the given time, and every batch id that there is, whatever the times of its reports.
+    /// Closes everything before the given time, and all batch ids independent of the times of their reports.
     pub fn close_before(&mut self, task: &TaskId, horizon: Time) -> Result<(), Fault> {
         self.raise_horizon(task, horizon)?;
         let state = self.task_state_mut(task)?;
@@ -82,10 +82,10 @@ impl Tx<'_> {
     }
 }
 
-/// Looking at what is over.
+/// Listing.
 impl Tx<'_> {
-    /// The ids of all collection jobs of a task, in whatever state, that were there before this group of writes. Costs as
-    /// much as there are: for a directory that nobody uses yet.
+    /// The ids of all collection jobs of a task, as of before this group. The cost is proportional to their number;
+    /// only for a directory that is not in use.
     pub fn collection_ids(&self, task: &TaskId) -> Result<Vec<CollectionJobId>, Fault> {
         let prefix = group::task_prefix(table::COLLECTIONS.prefix, task);
         let mut ids = Vec::new();
@@ -98,32 +98,32 @@ impl Tx<'_> {
     }
 }
 
-/// What is old enough to be forgotten. Everything here is the sweeper's to decide.
+/// The ages of data to delete, chosen by the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SweepCutoffs {
-    /// What time it is.
+    /// The current time.
     pub now: Time,
-    /// The helper's answers to jobs that came on a day before this one's are forgotten.
+    /// Delete the helper's answers to jobs from days before this time.
     pub answers: Time,
-    /// Results, and collected batches of reports of before this time, are forgotten, unless their task keeps them for
-    /// ever. Never after the horizon: what is forgotten is closed.
+    /// Delete results and collected batches of reports before this time, if the task has a retention period. Never
+    /// after the horizon, so that deleted data is closed.
     pub results: Option<Time>,
-    /// The helper's jobs that came before this time are forgotten, if anything is.
+    /// Delete the helper's jobs from before this time.
     pub jobs: Option<Time>,
-    /// It is forgotten how often a resource was deleted that never was again since this time, if anything is.
+    /// Delete generations that did not change since this time.
     pub generations: Option<Time>,
 }
 
-/// How far the sweeping of a task is.
+/// The position of a sweep within a task.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SweepCursor {
     stage: SweepStage,
-    /// In a stage that looks at all rows of a table: the key to go on from.
+    /// The next key, in a stage that visits all rows of a table.
     from: Vec<u8>,
 }
 
-/// What is swept, in this order: sums before it is forgotten that they were collected, and generations of names after
-/// what has these names.
+/// The stages of a sweep in order: sums before the record of their collection, and generations after the resources that
+/// use them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum SweepStage {
     #[default]
@@ -139,22 +139,22 @@ enum SweepStage {
     Generations,
 }
 
-/// What one step has done.
+/// The result of one step.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SweepResult {
-    /// Where to go on; `None` if all is done.
+    /// Where to continue; `None` at the end.
     pub next: Option<SweepCursor>,
-    /// Waiting reports that were dropped.
+    /// Deleted waiting reports.
     pub reports: u64,
-    /// Reports in sums that were dropped without having been collected.
+    /// Reports in deleted sums that were not collected.
     pub sums: u64,
-    /// Collected batches that were forgotten.
+    /// Deleted collected batches.
     pub batches: u64,
 }
 
-/// Forgetting.
+/// Deleting.
 impl Tx<'_> {
-    /// Forgets some of what is over of a task. To be called again in another write, with the place that it returns.
+    /// Runs one step of a sweep. Call it again in another write with the returned cursor.
     pub fn sweep(&mut self, task: &TaskId, old: &SweepCutoffs, place: SweepCursor) -> Result<SweepResult, Fault> {
         let mut swept = SweepResult::default();
         let SweepCursor { stage, from } = place;
@@ -179,7 +179,7 @@ impl Tx<'_> {
         Ok(swept)
     }
 
-    /// Deletes some rows of tasks that were removed. False if there are none left.
+    /// Deletes some rows of removed tasks. Returns false if none is left.
     pub fn sweep_removed(&mut self) -> Result<bool, Fault> {
         let Some(task) = self.state.unswept.first().copied() else { return Ok(false) };
         let mut budget = MAX_ROWS_PER_WRITE;
@@ -199,7 +199,7 @@ impl Tx<'_> {
         Ok(true)
     }
 
-    /// The keys of all rows of a task that are on disk; `None` if there are more than one write deletes.
+    /// The keys of all rows of a task on disk; `None` if there are more than one write may delete.
     pub(super) fn keys_within_limit(&self, task: &TaskId) -> Result<Option<Vec<Vec<u8>>>, Fault> {
         let mut found = Vec::new();
         for prefix in table::TASK_TABLE_PREFIXES {
@@ -213,7 +213,7 @@ impl Tx<'_> {
         Ok(Some(found))
     }
 
-    /// Reports that wait and never can be aggregated. Those of jobs in flight are not waiting.
+    /// Deletes waiting reports before the horizon. Reports in running jobs are not waiting.
     fn sweep_waiting(&mut self, task: &TaskId, swept: &mut SweepResult) -> Result<Option<Vec<u8>>, Fault> {
         let state = self.task_state_mut(task)?;
         let Some(horizon) = state.replay.horizon() else { return Ok(None) };
@@ -224,8 +224,8 @@ impl Tx<'_> {
         Ok(more(past.len()))
     }
 
-    /// Sums of before the horizon and of batches that were given up. Those of collected batches of fixed size go with
-    /// the batch; a batch of fixed size goes when all its reports are from before the horizon.
+    /// Deletes sums before the horizon and of abandoned batches. Sums of collected fixed-size batches are deleted with
+    /// their batch. A fixed-size batch is deleted when all its reports are before the horizon.
     fn sweep_buckets(&mut self, task: &TaskId, swept: &mut SweepResult) -> Result<Option<Vec<u8>>, Fault> {
         let state = self.task_state_mut(task)?;
         let horizon = state.replay.horizon();
@@ -237,7 +237,7 @@ impl Tx<'_> {
             Bucket::Batch(id) => Some(last) < horizon && !state.collected.covers(bucket) && !is_busy(id),
         };
         let over = state.buckets.iter().filter(|(bucket, record)| is_over(bucket, record.last));
-        // A sum that was collected is empty.
+        // A collected sum is empty.
         let over: Vec<_> = over
             .take(MAX_ROWS_PER_WRITE)
             .map(|(bucket, record)| (*bucket, if record.share_bytes == 0 { 0 } else { record.count }))
@@ -246,7 +246,7 @@ impl Tx<'_> {
             if let Bucket::Batch(id) = bucket
                 && *lost > 0
             {
-                // The other aggregator may still have it open: what comes for it is refused.
+                // The other aggregator may still have the batch open; its reports are rejected.
                 self.abandon_batch(task, *id)?;
             }
             swept.sums += lost;
@@ -255,7 +255,7 @@ impl Tx<'_> {
         Ok(more(over.len()))
     }
 
-    /// Collected batches all of whose reports are old, but those whose collection is still under way.
+    /// Deletes collected batches with old reports only, unless their collection is running.
     fn sweep_collected(
         &mut self,
         task: &TaskId,
@@ -282,7 +282,7 @@ impl Tx<'_> {
             state.collected.iter().filter(|batch| is_old(batch) && !is_active(batch)).take(few).collect();
         for batch in &over {
             if let BatchSelector::FixedSize(id) = batch {
-                // While its batch counts as collected: it is not open at any time.
+                // The bucket must be dropped while its batch counts as collected, so that it is never open.
                 self.drop_bucket(task, &Bucket::Batch(*id))?;
                 self.task_state_mut(task)?.names.remove(id);
                 self.group.set(table::NAMES.key(&(*task, *id)), None);
@@ -300,8 +300,8 @@ impl Tx<'_> {
         Ok((over.len() == few).then(Vec::new))
     }
 
-    /// Ids of batches that were given up, once every report that may name them is refused for its time. When nothing but
-    /// the id was left of a batch is noted when that is first seen.
+    /// Deletes abandoned batch ids once all reports that may name them are rejected by their time. The time counts from
+    /// when the sweep first finds only the id.
     fn sweep_abandoned(&mut self, task: &TaskId, old: &SweepCutoffs, from: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
         let Some(before) = old.results else { return Ok(None) };
         let (keys, next) = self.page_of_keys(task, &table::ABANDONED_BATCHES, from)?;
@@ -339,7 +339,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Ids of reports of before the horizon, which is stored.
+    /// Deletes the ids of reports before the stored horizon.
     fn sweep_replay(&mut self, task: &TaskId) -> Result<Option<Vec<u8>>, Fault> {
         match self.task_state_mut(task)?.replay.horizon() {
             Some(horizon) => self.sweep_days(task, table::REPLAY.prefix, horizon),
@@ -347,7 +347,7 @@ impl Tx<'_> {
         }
     }
 
-    /// Rows of the days that end before a time, in a table whose keys have the day after the task.
+    /// Deletes the rows of days before a time, from a table whose keys have the day after the task.
     fn sweep_days(&mut self, task: &TaskId, prefix: u8, before: Time) -> Result<Option<Vec<u8>>, Fault> {
         let prefix = group::task_prefix(prefix, task);
         let (keys, is_more) = self.engine.page(&prefix, &prefix, MAX_ROWS_PER_WRITE)?;
@@ -362,7 +362,7 @@ impl Tx<'_> {
         Ok(is_more.then(Vec::new))
     }
 
-    /// Jobs whose reports are all refused by now, and answers that stand beside their jobs, as they once did.
+    /// Deletes jobs whose reports are all rejected by now, and inline answers of version 1.
     fn sweep_helper_jobs(&mut self, task: &TaskId, old: &SweepCutoffs, from: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
         let (keys, next) = self.page_of_keys(task, &table::HELPER_JOBS, from)?;
         for key in keys {
@@ -380,14 +380,14 @@ impl Tx<'_> {
         Ok(next)
     }
 
-    /// Has a job whose time is ahead begin now, so that it and its answer are forgotten in time.
+    /// Sets the creation time of a job with a future timestamp to now, so that it expires.
     fn redate_helper_job(&mut self, task: &TaskId, id: AggregationJobId, now: Time) -> Result<(), Fault> {
         let Some(record) = rows::helper_job(self, task, &id)? else { return Ok(()) };
         self.group.set(table::ANSWERS.key(&(*task, replay::day(record.created), id)), None);
         self.put_helper_job(task, id, &HelperJobRecord { created: now, ..record })
     }
 
-    /// Collection jobs that ended long ago. When they did is noted when that is first seen.
+    /// Deletes collection jobs that ended long ago. The time counts from when the sweep first finds them ended.
     fn sweep_collections(&mut self, task: &TaskId, old: &SweepCutoffs, from: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
         let Some(before) = old.results else { return Ok(None) };
         let (keys, next) = self.page_of_keys(task, &table::COLLECTIONS, from)?;
@@ -406,7 +406,7 @@ impl Tx<'_> {
         Ok(next)
     }
 
-    /// Ids of aggregate shares of batches that were forgotten.
+    /// Deletes the ids of aggregate shares whose batch is deleted.
     fn sweep_shares(&mut self, task: &TaskId, from: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
         let (keys, next) = self.page_of_keys(task, &table::SHARES, from)?;
         for key in keys {
@@ -418,10 +418,10 @@ impl Tx<'_> {
         Ok(next)
     }
 
-    /// How often resources were deleted, if nothing is known any more that has one of their names.
+    /// Deletes generations that no existing resource depends on.
     fn sweep_generations(&mut self, task: &TaskId, old: &SweepCutoffs, from: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
         let Some(before) = old.generations else { return Ok(None) };
-        // A collection that waits for long has the name of its generation as long as it waits.
+        // A waiting collection depends on its generation.
         if !self.task_state_mut(task)?.collections.is_empty() {
             return Ok(None);
         }
@@ -440,7 +440,7 @@ impl Tx<'_> {
         Ok(next)
     }
 
-    /// The keys of some rows of a task, and where to go on.
+    /// Returns the keys of some rows of a task, and where to continue.
     fn page_of_keys<K: Key, V>(
         &self,
         task: &TaskId,
@@ -457,7 +457,7 @@ impl Tx<'_> {
     }
 }
 
-/// Whether there may be more where so many were found: then the stage begins again.
+/// Whether more rows may follow a full page: the stage then starts again.
 fn more(found: usize) -> Option<Vec<u8>> {
     (found == MAX_ROWS_PER_WRITE).then(Vec::new)
 }

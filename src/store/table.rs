@@ -1,7 +1,7 @@
-//! Typed tables over the engine's rows: a prefix byte, an ordered key, and a CBOR value behind a version byte.
+//! Typed tables over the rows of the engine: a prefix byte, an ordered key, and a version byte before a CBOR value.
 //!
-//! All tables share one key space, so that a batch is atomic across them. Keys begin with the task where there is
-//! one, so that all that is known of a task is one range per table.
+//! All tables share one key space, so that a batch is atomic across them. Keys start with the task, where there is one,
+//! so that each table holds a task's rows in one range.
 
 use std::marker::PhantomData;
 
@@ -30,89 +30,88 @@ use dapbox_protocol::model::{
 };
 use dapbox_support::Fault;
 
-/// Numbers that only rise, by [`NEXT_PACK`], [`HISTORY_LOST_BEFORE`] and [`CLOCK_SKEW`].
+/// Numbers that only increase, by [`NEXT_PACK`], [`HISTORY_LOST_BEFORE`] and [`CLOCK_SKEW`].
 pub(super) const SEQUENCES: Table<u8, u64> = Table::new(1, "sequences", 1);
 /// Tasks.
 pub(super) const TASKS: EncryptedTable<TaskId, Task> = EncryptedTable(
     Table::new(2, "tasks", 2).with_legacy_versions(legacy::task).with_marked_version(3, needs_version_3),
 );
-/// Tombstones of tasks.
+/// Tombstones of removed tasks.
 pub(super) const REMOVED: Table<TaskId, Tombstone> = Table::new(3, "removed tasks", 1);
 /// HPKE keys, by configuration id.
 pub(super) const KEYS: EncryptedTable<u8, KeyRecord> =
     EncryptedTable(Table::new(4, "keys", 2).with_legacy_versions(legacy::key));
-/// What happened how often.
+/// Counters of tasks.
 pub(super) const COUNTERS: Table<TaskId, Counters> = Table::new(5, "counters", 1);
-/// Fingerprints of the ids of aggregated reports, packed, by day and a sequence number. In version 1 they were the ids.
+/// Fingerprints of the ids of aggregated reports, packed, by day and sequence number. Version 1 holds the ids.
 pub(super) const REPLAY: Table<(TaskId, u64, u64), serde_bytes::ByteBuf> =
     Table::new(6, "replay", 2).with_legacy_versions(|_, row| Some(row));
-/// Before which time aggregated reports were forgotten.
+/// Horizons of tasks.
 pub(super) const HORIZONS: Table<TaskId, Time> = Table::new(7, "horizons", 1);
 /// Uploaded reports, by pack.
 pub(super) const PACKS: Table<(TaskId, u64), PackRecord> = Table::new(8, "packs", 1);
-/// Bit maps of the slots of packs that are not needed any more.
+/// Bit maps of the deleted slots of packs.
 pub(super) const DEAD: Table<(TaskId, u64), serde_bytes::ByteBuf> = Table::new(9, "dead reports", 1);
-/// Sums of aggregated reports.
+/// Batch buckets with their sums.
 pub(super) const BUCKETS: Table<(TaskId, Bucket), BucketRecord> = Table::new(10, "buckets", 1);
-/// Batches that were collected.
+/// Collected batches.
 pub(super) const COLLECTED: Table<(TaskId, BatchSelector), CollectedBatch> = Table::new(11, "collected batches", 1);
-/// The leader's aggregation jobs in flight.
+/// Running aggregation jobs of the leader.
 pub(super) const LEADER_JOBS: Table<(TaskId, AggregationJobId), LeaderJobRecord> = Table::new(12, "leader jobs", 1);
-/// The helper's aggregation jobs.
+/// Aggregation jobs of the helper.
 pub(super) const HELPER_JOBS: Table<(TaskId, AggregationJobId), HelperJobRow> =
     Table::new(13, "helper jobs", 2).with_legacy_versions(legacy::helper_job);
 /// Collection jobs.
 pub(super) const COLLECTIONS: Table<(TaskId, CollectionJobId), CollectionJobRecord> =
     Table::new(14, "collections", 3).with_legacy_versions(legacy::collection);
-/// Batch ids that collections named.
+/// Batch ids that collections returned.
 pub(super) const NAMES: Table<(TaskId, BatchId), ()> = Table::new(15, "named batches", 1);
-/// The bodies of requests for aggregation jobs that the helper has accepted and not answered yet.
+/// Bodies of deferred requests for aggregation jobs of the helper.
 pub(super) const HELPER_REQUESTS: Table<(TaskId, AggregationJobId), Bytes> = Table::new(16, "helper requests", 1);
-/// How often a resource of a kind was deleted that a request, known by its hash, had made.
+/// How often a resource was deleted, by kind and by the hash of its request.
 pub(super) const GENERATIONS: Table<(TaskId, u8, [u8; 32]), Generation> =
     Table::new(17, "generations", 2).with_legacy_versions(legacy::generation);
-/// The batches of the helper's aggregate shares that have an id.
+/// Batches of the helper's aggregate shares, by share id.
 pub(super) const SHARES: Table<(TaskId, AggregateShareId), BatchSelector> = Table::new(18, "aggregate shares", 1);
 
-/// Secrets of the directory itself, by [`FINGERPRINT_KEY`] and [`TOKEN_SEED`].
+/// Secrets of the directory, by [`FINGERPRINT_KEY`] and [`TOKEN_SEED`].
 pub(super) const SECRETS: EncryptedTable<u8, Secret> = EncryptedTable(Table::new(19, "secrets", 1));
-/// The helper's answers to aggregation jobs, by the day on which the job came, so that those of a day go together.
+/// The helper's answers to aggregation jobs, by the day on which the job was created, so that a day expires as a range.
 pub(super) const ANSWERS: Table<(TaskId, u64, AggregationJobId), Bytes> = Table::new(20, "helper answers", 1);
-/// Batch ids that were given up, closed without having been collected, and when the sweeper first found nothing else of
-/// them.
+/// Abandoned batch ids, and when the sweeper first found nothing else of the batch.
 pub(super) const ABANDONED_BATCHES: Table<(TaskId, BatchId), Option<Time>> =
     Table::new(21, "batches given up", 2).with_legacy_versions(legacy::abandoned);
 
-/// Tokens of tasks, where one was replaced.
+/// Tokens of tasks with rotated tokens.
 pub(super) const TOKENS: EncryptedTable<TaskId, Tokens> = EncryptedTable(Table::new(22, "tokens", 1));
 
-/// What stands beside tasks that a control plane has set up.
+/// Mutable data of provisioned tasks.
 pub(super) const PROVISIONS: Table<TaskId, Provision> = Table::new(30, "provisions", 1);
-/// Tokens of the management API, by their hashes.
+/// API tokens, by hash.
 pub(super) const API_TOKENS: Table<[u8; 32], ApiToken> = Table::new(31, "API tokens", 1);
 
-/// What stands beside tasks that were set up in-band.
+/// Origins of in-band tasks.
 pub(super) const IN_BAND: Table<TaskId, InBandOrigin> = Table::new(32, "in-band tasks", 1);
-/// Peers that a control plane has named, by their numbers: in the order in which they came.
+/// Registered peers, by number, in the order of their registration.
 pub(super) const PEERS: EncryptedTable<u64, PeerAggregator> = EncryptedTable(Table::new(33, "peers", 1));
 
-/// What became of the results of collected batches (leader).
+/// States of the results of collected batches (leader).
 pub(super) const RESULTS: Table<(TaskId, BatchSelector), ResultRecord> = Table::new(40, "results", 1);
-/// What operators call tasks.
+/// Names of tasks.
 pub(super) const TASK_NAMES: Table<TaskId, TaskName> = Table::new(41, "task names", 1);
 
-/// In [`SEQUENCES`]: the number of the next pack.
+/// Key in [`SEQUENCES`]: the number of the next pack.
 pub(super) const NEXT_PACK: u8 = 0;
-/// In [`SEQUENCES`]: before which time tasks may have had a life that was lost with all that came after a backup.
+/// Key in [`SEQUENCES`]: the time before which a restored copy may have lost tasks.
 pub(super) const HISTORY_LOST_BEFORE: u8 = 1;
-/// In [`SEQUENCES`]: the largest `limits.clock_skew` that a server ran with, in seconds.
+/// Key in [`SEQUENCES`]: the largest `limits.clock_skew` of any server on this directory, in seconds.
 pub(super) const CLOCK_SKEW: u8 = 2;
-/// In [`SECRETS`]: the key of the fingerprints in [`REPLAY`].
+/// Key in [`SECRETS`]: the key of the fingerprints in [`REPLAY`].
 pub(super) const FINGERPRINT_KEY: u8 = 0;
-/// In [`SECRETS`]: what the tokens of tasks are derived from that a control plane has set up.
+/// Key in [`SECRETS`]: the seed of the tokens of provisioned tasks.
 pub(super) const TOKEN_SEED: u8 = 10;
 
-/// The prefixes of all tables whose keys begin with a task.
+/// The prefixes of all tables whose keys start with a task.
 pub(super) const TASK_TABLE_PREFIXES: [u8; 22] = [
     TASKS.0.prefix,
     COUNTERS.prefix,
@@ -138,25 +137,25 @@ pub(super) const TASK_TABLE_PREFIXES: [u8; 22] = [
     TASK_NAMES.prefix,
 ];
 
-/// Whether there is something in a task that an older program must not overlook: it would give out sums without noise.
+/// Whether an older program must reject the task: it would return aggregates without noise or ignore time windows.
 fn needs_version_3(task: &Task) -> bool {
     task.public.noise.is_some() || task.public.batch_window_size().is_some()
 }
 
-/// A kind of row.
+/// A table.
 pub(super) struct Table<K, V> {
-    /// First byte of the table's keys; unique and for ever.
+    /// First byte of the table's keys. Unique and permanent.
     pub(super) prefix: u8,
-    /// What the rows are, for messages.
+    /// The name of the rows, for messages.
     pub(super) name: &'static str,
-    /// The version of the values' layout that is written.
+    /// The version of new values.
     pub(super) version: u8,
-    /// The newest version that is read.
+    /// The newest version that can be read.
     newest: u8,
-    /// Says which values are written as of the newest version. They have the same layout, and something in it that
-    /// programs that do not know that version must not overlook.
+    /// Selects values that are written with the newest version. Their layout is the same, but older programs must
+    /// reject them.
     is_marked: fn(&V) -> bool,
-    /// Makes of a value of an older version one of this version, if there was such a version.
+    /// Upgrades a value of an older version.
     upgrade: fn(u8, Value) -> Option<Value>,
     row: PhantomData<fn(K) -> V>,
 }
@@ -164,10 +163,10 @@ pub(super) struct Table<K, V> {
 /// A row that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum RowError {
-    /// Written by a later release.
+    /// A later release wrote the row.
     #[error("a row of {table} has version {found}, which is newer than this program")]
     Newer { table: &'static str, found: u8 },
-    /// Not what this table holds.
+    /// The row is damaged.
     #[error("a row of {table} is damaged: {why}")]
     Damaged { table: &'static str, why: String },
 }
@@ -183,38 +182,38 @@ impl<K: Key, V: Serialize + DeserializeOwned> Table<K, V> {
         Self { prefix, name, version, newest: version, is_marked: |_| false, upgrade: |_, _| None, row: PhantomData }
     }
 
-    /// The table, of which there are rows of older versions.
+    /// Adds the upgrade of older versions.
     const fn with_legacy_versions(self, upgrade: fn(u8, Value) -> Option<Value>) -> Self {
         Self { upgrade, ..self }
     }
 
-    /// The table, some of whose values are of a newer version.
+    /// Adds a newer version for the selected values.
     const fn with_marked_version(self, newest: u8, is_marked: fn(&V) -> bool) -> Self {
         Self { newest, is_marked, ..self }
     }
 
-    /// The engine's key of a row.
+    /// Encodes a key.
     pub(super) fn key(&self, key: &K) -> Vec<u8> {
         let mut bytes = vec![self.prefix];
         key.write(&mut bytes);
         bytes
     }
 
-    /// Reads an engine's key back.
+    /// Decodes a key.
     pub(super) fn read_key(&self, bytes: &[u8]) -> Result<K, RowError> {
         let mut rest = bytes.get(1..).unwrap_or_default();
         let key = K::read(&mut rest).filter(|_| rest.is_empty());
         key.ok_or_else(|| self.damaged("its key does not decode"))
     }
 
-    /// The engine's value of a row.
+    /// Encodes a value.
     pub(super) fn value(&self, value: &V) -> Result<Vec<u8>, Fault> {
         let mut bytes = vec![if (self.is_marked)(value) { self.newest } else { self.version }];
         ciborium::into_writer(value, &mut bytes).map_err(|e| Fault::while_doing("encoding a row", e))?;
         Ok(bytes)
     }
 
-    /// Reads an engine's value back.
+    /// Decodes a value.
     pub(super) fn read(&self, bytes: &[u8]) -> Result<V, RowError> {
         let (&version, mut body) = bytes.split_first().ok_or_else(|| self.damaged("it is empty"))?;
         if version > self.newest {
@@ -235,31 +234,31 @@ impl<K: Key, V: Serialize + DeserializeOwned> Table<K, V> {
     }
 }
 
-/// A table whose values are encrypted: they hold keys or tokens.
+/// A table with encrypted values: keys or tokens.
 pub(super) struct EncryptedTable<K, V>(pub(super) Table<K, V>);
 
-/// First byte of an encrypted value, above all versions that values had before they were encrypted. The version of the
-/// record is inside.
+/// First byte of an encrypted value, above all versions of plain values. The encrypted part starts with the version of
+/// the record.
 const SEALED: u8 = 128;
 
 impl<K: Key, V: Serialize + DeserializeOwned> EncryptedTable<K, V> {
-    /// The engine's key of a row.
+    /// Encodes a key.
     pub(super) fn key(&self, key: &K) -> Vec<u8> {
         self.0.key(key)
     }
 
-    /// The engine's value of a row.
+    /// Encodes and encrypts a value.
     pub(super) fn value(&self, vault: &Vault, key: &K, value: &V) -> Result<Vec<u8>, Fault> {
         let (key, plain) = (self.key(key), Zeroizing::new(self.0.value(value)?));
         Ok([&[SEALED], &vault.seal(&key, &plain)?[..]].concat())
     }
 
-    /// Whether an engine's value is encrypted.
+    /// Whether a value is encrypted.
     pub(super) fn is_encrypted(&self, bytes: &[u8]) -> bool {
         bytes.first().is_some_and(|first| *first >= SEALED)
     }
 
-    /// Checks what can be checked of an engine's value without the key to decrypt it.
+    /// Checks a value without decrypting it.
     pub(super) fn check(&self, bytes: &[u8]) -> Result<(), RowError> {
         match bytes.split_first() {
             Some((&SEALED, sealed)) if Vault::has_valid_length(sealed) => Ok(()),
@@ -268,7 +267,7 @@ impl<K: Key, V: Serialize + DeserializeOwned> EncryptedTable<K, V> {
         }
     }
 
-    /// Reads an engine's value back, given the engine's key.
+    /// Decrypts and decodes a value, given its encoded key.
     pub(super) fn read(&self, vault: &Vault, key: &[u8], bytes: &[u8]) -> Result<V, RowError> {
         self.check(bytes)?;
         let plain = vault.open(key, bytes.get(1..).unwrap_or_default());
@@ -276,11 +275,11 @@ impl<K: Key, V: Serialize + DeserializeOwned> EncryptedTable<K, V> {
     }
 }
 
-/// Something that keys are made of. The order of the bytes is the order of the values.
+/// A part of a key. The order of the bytes is the order of the values.
 pub(super) trait Key: Sized {
     /// Appends the bytes of the value.
     fn write(&self, out: &mut Vec<u8>);
-    /// Takes the bytes of a value off the front.
+    /// Decodes a value from the front.
     fn read(bytes: &mut &[u8]) -> Option<Self>;
 }
 

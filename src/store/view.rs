@@ -1,4 +1,4 @@
-//! The view of one read.
+//! The interface of a read.
 
 use std::{
     collections::BTreeMap,
@@ -21,18 +21,17 @@ use dapbox_protocol::model::{
 };
 use dapbox_support::Fault;
 
-/// What a read sees: everything as it is between two groups of writes.
+/// A running read between two groups of writes.
 ///
-/// Memory runs ahead of the disk: what it shows may still be on its way there. Whoever reads a row waits until
-/// what memory shows is durable, a few milliseconds at most, so rows and memory always agree. So what must not be
-/// undone by a crash after it was given out is read from a row, not from memory.
+/// Memory may be ahead of the disk. Reading a row waits until the state in memory is durable, a few milliseconds at
+/// most, so rows and memory agree. State whose loss would matter after it was given out must be read from a row.
 pub struct View<'a> {
     pub(super) state: RwLockReadGuard<'a, State>,
     pub(super) core: &'a Core,
 }
 
 impl View<'_> {
-    /// A task, or `None` if there is none with this id (any more).
+    /// Returns a task, or `None` if no task has this id.
     pub fn task(&self, id: &TaskId) -> Option<&TaskState> {
         self.state.tasks.get(id)
     }
@@ -47,27 +46,27 @@ impl View<'_> {
         &self.state.keys
     }
 
-    /// All tokens of the management API, by their hashes.
+    /// All API tokens, by hash.
     pub fn api_tokens(&self) -> &BTreeMap<TokenHash, ApiToken> {
         &self.state.api_tokens
     }
 
-    /// Peers that a control plane has named, by their numbers.
+    /// Registered peers, by number.
     pub fn peers(&self) -> &BTreeMap<u64, PeerAggregator> {
         &self.state.peers
     }
 
-    /// What the tokens of tasks are derived from that a control plane sets up, if there is such a secret.
+    /// The seed of the tokens of provisioned tasks, if there is one.
     pub fn token_seed(&self) -> Option<&Secret> {
         self.state.token_seed.as_ref()
     }
 
-    /// Before which time there may have been tasks that are not known here any more, if this is a restored copy.
+    /// In a restored copy, the time before which it may have lost tasks.
     pub fn history_lost_before(&self) -> Option<Time> {
         self.state.history_lost_before
     }
 
-    /// The largest `limits.clock_skew` that a server ran with on these data; zero if none is known.
+    /// The largest `limits.clock_skew` of any server on this directory; zero if unknown.
     pub fn clock_skew(&self) -> Duration {
         self.state.clock_skew
     }
@@ -77,19 +76,18 @@ impl View<'_> {
         self.state.removed.contains_key(id)
     }
 
-    /// Asks the database for a row that is not there: whoever gets no answer has a database that does not answer.
+    /// Reads a row that does not exist, to check that the database responds.
     pub fn probe(&self) -> Result<(), Fault> {
         self.get(&[]).map(drop)
     }
 
-    /// The reports at these places, in the same order. A fault if one is not there. Each pack is read once, if the
-    /// places are in order.
+    /// Loads the reports at these positions, in the same order. Faults if one does not exist. Reads each pack once if
+    /// the positions are sorted.
     pub fn load_reports(&self, task: &TaskId, positions: &[ReportRef]) -> Result<Vec<Report>, Fault> {
         self.load_some_reports(task, positions, usize::MAX)
     }
 
-    /// As [`View::load_reports`], but only the first of them, until they have about `most` bytes: one at least, if there
-    /// is one.
+    /// Loads the first of these reports, up to about `most` bytes but at least one.
     pub fn load_some_reports(&self, task: &TaskId, positions: &[ReportRef], most: usize) -> Result<Vec<Report>, Fault> {
         let missing = |at: &ReportRef| Fault::new(format!("report {at:?} of task {task} is not there"));
         let is_alive = |at| self.task(task).is_some_and(|task| task.waiting.is_alive(at));
@@ -115,27 +113,27 @@ impl View<'_> {
         Ok(reports)
     }
 
-    /// What is kept of a collected batch.
+    /// Loads a collected batch.
     pub fn collected(&self, task: &TaskId, batch: &BatchSelector) -> Result<Option<CollectedBatch>, Fault> {
         rows::load_of(self, task, &table::COLLECTED, &(*task, *batch))
     }
 
-    /// A collection job in whatever state.
+    /// Loads a collection job in any state.
     pub fn collection(&self, task: &TaskId, job: &CollectionJobId) -> Result<Option<CollectionJobRecord>, Fault> {
         rows::load_of(self, task, &table::COLLECTIONS, &(*task, *job))
     }
 
-    /// An aggregation job of ours as the helper.
+    /// Loads an aggregation job of the helper.
     pub fn helper_job(&self, task: &TaskId, job: &AggregationJobId) -> Result<Option<HelperJobRecord>, Fault> {
         rows::helper_job(self, task, job)
     }
 
-    /// The body of a request that we accepted as the helper and have not answered yet.
+    /// Loads the body of a deferred request.
     pub fn helper_request(&self, task: &TaskId, job: &AggregationJobId) -> Result<Option<Bytes>, Fault> {
         rows::load_of(self, task, &table::HELPER_REQUESTS, &(*task, *job))
     }
 
-    /// The batch of an aggregate share of ours as the helper.
+    /// Loads the batch of an aggregate share of the helper.
     pub fn share(&self, task: &TaskId, id: &AggregateShareId) -> Result<Option<BatchSelector>, Fault> {
         rows::load_of(self, task, &table::SHARES, &(*task, *id))
     }

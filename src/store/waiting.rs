@@ -1,63 +1,62 @@
-//! The index of the reports that were uploaded to the leader and are not aggregated yet.
+//! The index of uploaded reports that are not aggregated yet (leader).
 //!
-//! The reports themselves are on disk, in packs. A report is in one of three places: *ready*, in upload order
-//! within its bucket of time; *deferred* until some time, because the helper found it too early; or *assigned* to
-//! an aggregation job. Whoever takes reports out with [`WaitingReports::pick`] stores a job that names them, or buries
-//! or defers them, within the same write: what was picked is not stored as such.
+//! The reports are on disk, in packs. A report is *ready*, in upload order within its time bucket; *deferred* until a
+//! time, because the helper called it too early; or *assigned* to an aggregation job. A write that takes reports with
+//! [`WaitingReports::pick`] must store a job with them, delete them or defer them, because picking is not stored.
 
 use std::collections::{BTreeMap, HashMap, VecDeque, btree_map};
 
 use super::records::ReportRef;
 use dapbox_protocol::model::{Duration, Interval, ReportId, Time};
 
-/// What is kept in memory of an uploaded report.
+/// The data of an uploaded report in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReportEntry {
     /// The report's id.
     pub id: ReportId,
-    /// The report's time, as its client states it.
+    /// The time of the report, as stated by its client.
     pub time: Time,
-    /// Where the report is.
+    /// The position of the report.
     pub at: ReportRef,
 }
 
-/// What to do with a report that [`WaitingReports::pick`] offers.
+/// The decision about a report offered by [`WaitingReports::pick`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pick {
-    /// Assign it.
+    /// Assign the report.
     Take,
-    /// Leave it where it is.
+    /// Skip the report.
     Skip,
-    /// Leave it, and all that were uploaded after it to the same bucket of time.
+    /// Skip the report and all later ones of its time bucket.
     SkipBucket,
-    /// Take it out to be buried: it cannot be aggregated any more. Does not count against the limit.
+    /// Take the report for deletion: it cannot be aggregated any more. Does not count against the limit.
     Drop,
-    /// Leave it, and all others: there is enough.
+    /// Skip all remaining reports.
     Stop,
 }
 
-/// What [`WaitingReports::pick`] took out.
+/// The reports taken by [`WaitingReports::pick`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Picked {
-    /// For the job, in order.
+    /// The reports for the job, in order.
     pub taken: Vec<ReportEntry>,
-    /// To be buried.
+    /// The reports to delete.
     pub dropped: Vec<ReportEntry>,
 }
 
-/// A task's uploaded reports.
+/// The uploaded reports of a task.
 #[derive(Debug)]
 pub struct WaitingReports {
     precision: Duration,
-    /// What times are counted in: windows of batches, or else buckets.
+    /// The unit of `by_unit`: the time window of batches, or else the time bucket.
     unit: Duration,
-    /// Everything that is ready, deferred or assigned.
+    /// All ready, deferred and assigned reports.
     known: HashMap<ReportId, Time>,
-    /// How many of these there are, by the start of their unit of time; none is zero.
+    /// Their number by start of their unit of time; none is zero.
     by_unit: BTreeMap<Time, u64>,
-    /// By the start of the bucket of time; no queue is empty, each is sorted by position.
+    /// Ready reports by start of their time bucket. No queue is empty; each is sorted by position.
     ready: BTreeMap<Time, VecDeque<ReportEntry>>,
-    /// By the time at which they become ready.
+    /// Deferred reports by the time when they become ready.
     deferred: BTreeMap<Time, Vec<ReportEntry>>,
     assigned: BTreeMap<ReportRef, ReportEntry>,
     packs: BTreeMap<u64, Slots>,
@@ -82,7 +81,7 @@ impl WaitingReports {
         self.known.contains_key(id)
     }
 
-    /// How many reports wait, deferred ones included, assigned ones not.
+    /// The number of waiting reports, including deferred but not assigned ones.
     pub fn len(&self) -> usize {
         self.known.len() - self.assigned.len()
     }
@@ -92,12 +91,12 @@ impl WaitingReports {
         self.len() == 0
     }
 
-    /// Whether a report waits or is assigned whose unit of time (window of batches, or else bucket) starts then.
+    /// Whether a waiting or assigned report has the unit of time that starts at `start`.
     pub fn has_unit(&self, start: Time) -> bool {
         self.by_unit.contains_key(&start)
     }
 
-    /// How many different units of time the reports have that wait or are assigned.
+    /// The number of units of time of waiting or assigned reports.
     pub fn unit_count(&self) -> usize {
         self.by_unit.len()
     }
@@ -107,7 +106,7 @@ impl WaitingReports {
         self.by_unit.keys()
     }
 
-    /// The time of a report that waits or is assigned.
+    /// The time of a waiting or assigned report.
     pub(super) fn time_of(&self, id: &ReportId) -> Option<Time> {
         self.known.get(id).copied()
     }
@@ -129,23 +128,23 @@ impl WaitingReports {
         Some(time)
     }
 
-    /// When the oldest report arrived that waits or is assigned; `opened` if it was there when the store was opened.
+    /// When the oldest waiting or assigned report arrived; `opened` if it is from before the store opened.
     pub fn oldest_arrival(&self, opened: Time) -> Option<Time> {
-        // Packs are numbered as they are begun, so the first has the oldest report.
+        // Packs are numbered in the order of creation.
         let (_, slots) = self.packs.iter().find(|(_, slots)| slots.live_count() > 0)?;
         Some(slots.arrived.unwrap_or(opened))
     }
 
-    /// Notes when a report arrived that was just appended. Memory only.
+    /// Records when an appended report arrived. Not stored.
     pub fn note_arrival(&mut self, at: ReportRef, now: Time) {
         if let Some(slots) = self.packs.get_mut(&at.pack) {
             slots.arrived.get_or_insert(now);
         }
     }
 
-    /// How many reports wait or are assigned, by the beginning of their bucket of time.
+    /// The number of waiting or assigned reports by start of their time bucket.
     ///
-    /// Costs as much as there are buckets and reports in jobs, however many are ready.
+    /// The cost is proportional to the buckets and the assigned reports.
     pub fn by_bucket(&self) -> BTreeMap<Time, u64> {
         let mut counts: BTreeMap<Time, u64> =
             self.ready.iter().map(|(start, queue)| (*start, queue.len() as u64)).collect();
@@ -155,25 +154,25 @@ impl WaitingReports {
         counts
     }
 
-    /// Whether a report waits that was uploaded before `position` and whose time is in the interval.
+    /// Whether a waiting report was uploaded before `position` and lies in the interval.
     pub fn has_before(&self, interval: Interval, position: ReportRef) -> bool {
         let is_wanted = |entry: &ReportEntry| entry.at < position && interval.contains(entry.time);
         self.deferred.values().flatten().any(is_wanted)
             || self.ready.range(interval.start().truncate(self.precision)..interval.end()).any(|(_, queue)| {
-                // Sorted by position, and usually the whole bucket is in the interval: the first answers.
+                // Sorted by position, and mostly the whole bucket is in the interval: the first report answers.
                 queue.iter().take_while(|entry| entry.at < position).any(is_wanted)
             })
     }
 
-    /// Whether a report whose time is in the interval is assigned to a job.
+    /// Whether an assigned report lies in the interval.
     pub fn has_assigned(&self, interval: Interval) -> bool {
         self.assigned.values().any(|entry| interval.contains(entry.time))
     }
 
-    /// Takes up to `limit` reports that are ready at `now`, by bucket of time and then in upload order. Those it takes
-    /// are assigned; see the module's text for what that means.
+    /// Takes up to `limit` ready reports, by time bucket and then in upload order, and assigns them: see the module
+    /// documentation.
     ///
-    /// Costs as much as the reports that are offered to the filter, however many wait.
+    /// The cost is proportional to the offered reports.
     pub fn pick(&mut self, now: Time, limit: usize, mut filter: impl FnMut(&ReportEntry) -> Pick) -> Picked {
         self.wake(now);
         let mut picked = Picked::default();
@@ -208,15 +207,14 @@ impl WaitingReports {
         picked
     }
 
-    /// Those of the reports at these places that are assigned to a job.
+    /// The assigned reports at these positions.
     pub fn assigned(&self, positions: &[ReportRef]) -> Vec<ReportEntry> {
         positions.iter().filter_map(|at| self.assigned.get(at).copied()).collect()
     }
 
-    /// Gives assigned reports up, whose job is dissolved or could not use them: they wait again, from the given time
-    /// on. This is not stored: after a restart they are ready.
+    /// Returns assigned reports to the queue, ready from the given time on. Not stored: after a restart they are ready.
     pub fn defer(&mut self, entries: &[ReportEntry], until: Time) {
-        // What is not assigned was deferred or buried before.
+        // Reports that are not assigned were deferred or deleted before.
         let assigned = &mut self.assigned;
         let found: Vec<ReportEntry> = entries.iter().filter_map(|entry| assigned.remove(&entry.at)).collect();
         if !found.is_empty() {
@@ -224,7 +222,7 @@ impl WaitingReports {
         }
     }
 
-    /// Makes those ready whose time has come.
+    /// Makes deferred reports ready whose time has come.
     fn wake(&mut self, now: Time) {
         while let Some(first) = self.deferred.first_entry()
             && *first.key() <= now
@@ -235,7 +233,7 @@ impl WaitingReports {
 
     fn make_ready(&mut self, entry: ReportEntry) {
         let queue = self.ready.entry(entry.time.truncate(self.precision)).or_default();
-        // New uploads go to the back, and what comes back from a job goes near the front.
+        // New reports go to the back, returning ones near the front.
         let place = match queue.back() {
             Some(last) if last.at > entry.at => queue.partition_point(|other| other.at < entry.at),
             _ => queue.len(),
@@ -244,9 +242,9 @@ impl WaitingReports {
     }
 }
 
-/// What the store does, together with the rows on disk.
+/// Operations that the store pairs with changes on disk.
 impl WaitingReports {
-    /// Adds a report to the end of a pack.
+    /// Appends a report to a pack.
     pub(super) fn append(&mut self, pack: u64, id: ReportId, time: Time) -> ReportRef {
         let slots = self.packs.entry(pack).or_default();
         let entry = ReportEntry { id, time, at: ReportRef { pack, slot: slots.count } };
@@ -256,7 +254,7 @@ impl WaitingReports {
         entry.at
     }
 
-    /// Adds a pack that was read from disk; `is_assigned` says which reports belong to jobs.
+    /// Adds a pack from disk; `is_assigned` selects the reports of jobs.
     pub(super) fn restore(
         &mut self,
         pack: u64,
@@ -281,12 +279,12 @@ impl WaitingReports {
         self.packs.insert(pack, slots);
     }
 
-    /// Marks a ready or deferred report as assigned, if it is not yet.
+    /// Assigns a ready or deferred report, if it is not assigned.
     pub(super) fn assign(&mut self, at: ReportRef) {
         if self.assigned.contains_key(&at) {
             return;
         }
-        // Rare: jobs are made of what `pick` took out. So the bucket, which the position does not tell, is searched.
+        // Rare: jobs consist of picked reports. The position does not determine the bucket, so all are searched.
         let starts: Vec<Time> = self.ready.keys().copied().collect();
         let entry = starts.into_iter().find_map(|start| self.take_ready(start, at)).or_else(|| self.take_deferred(at));
         if let Some(entry) = entry {
@@ -294,14 +292,14 @@ impl WaitingReports {
         }
     }
 
-    /// Up to `limit` reports that wait and whose time is before the given one.
+    /// Returns up to `limit` waiting reports from before a time.
     pub(super) fn before(&self, time: Time, limit: usize) -> Vec<ReportEntry> {
         let ready = self.ready.range(..time).flat_map(|(_, queue)| queue);
         let waiting = ready.chain(self.deferred.values().flatten());
         waiting.filter(|entry| entry.time < time).take(limit).copied().collect()
     }
 
-    /// Forgets a report, and says whether it was there.
+    /// Deletes a report. Returns false if it does not exist.
     pub(super) fn remove(&mut self, id: &ReportId, at: ReportRef) -> bool {
         let Some(slots) = self.packs.get_mut(&at.pack) else { return false };
         if at.slot >= slots.count || slots.is_dead(at.slot) {
@@ -315,12 +313,12 @@ impl WaitingReports {
         true
     }
 
-    /// Whether the slot exists and is not dead.
+    /// Whether the slot exists and is not deleted.
     pub(super) fn is_alive(&self, at: &ReportRef) -> bool {
         self.packs.get(&at.pack).is_some_and(|slots| at.slot < slots.count && !slots.is_dead(at.slot))
     }
 
-    /// Forgets the pack if all its slots are dead, else returns the bit map of its dead slots, if there are any.
+    /// Returns the state of a pack, and drops the pack if all its slots are deleted.
     pub(super) fn finish_pack(&mut self, pack: u64) -> PackState {
         match self.packs.get(&pack) {
             Some(slots) if slots.live_count() > 0 => match slots.dead.is_empty() {
@@ -360,24 +358,24 @@ impl WaitingReports {
     }
 }
 
-/// What becomes of a pack's rows.
+/// The state of a pack.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum PackState {
-    /// All its reports are needed.
+    /// All reports are needed.
     Intact,
-    /// Some are dead, by this bit map.
+    /// The slots in this bit map are deleted.
     Partial(Vec<u8>),
-    /// None is needed.
+    /// No report is needed.
     Empty,
 }
 
-/// Which reports of a pack are dead.
+/// The slots of a pack.
 #[derive(Debug, Default)]
 struct Slots {
     count: u32,
-    /// When the first of them arrived; not known of a pack that was read from disk.
+    /// When the first report arrived; unknown for a pack from disk.
     arrived: Option<Time>,
-    /// A bit map, the lowest bit of the first byte for slot 0; as short as its last bit allows.
+    /// A bit map of deleted slots, starting with the lowest bit of the first byte; as short as possible.
     dead: Vec<u8>,
 }
 
