@@ -1,54 +1,54 @@
-//! API tokens of the management API, and what is stored of a task that a control plane provisioned.
+//! Tokens of the management API, and the stored data of provisioned tasks.
 
 use serde::{Deserialize, Serialize};
 
 use dapbox_protocol::model::{Time, TokenHash};
 
-/// The most API tokens that are in force at once.
+/// The most valid API tokens.
 pub const MAX_API_TOKENS: usize = 32;
-/// The longest name of an API token, in bytes.
+/// The maximum length of a token name, in bytes.
 pub const MAX_NAME: usize = 64;
 
-/// What stands beside a task that a control plane has set up.
+/// The stored data of a provisioned task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provision {
-    /// When it did.
+    /// When the task was provisioned.
     pub at: Time,
-    /// The name of the API token that it showed.
+    /// The name of the API token used.
     pub by: String,
-    /// Reports after this time are refused. It takes the place of the end that the task came with, and may change: in
-    /// DAP-09 nothing that is sealed is bound to it.
+    /// The end of the task: later reports are rejected. It replaces the initial end and may change, because in DAP-09
+    /// nothing sealed is bound to it.
     pub end: Option<Time>,
 }
 
-/// A token for the management API. Only its hash is kept.
+/// An API token. Only its hash is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiToken {
-    /// What the operator calls it.
+    /// The name of the token.
     pub name: String,
-    /// The SHA-256 hash of the token. It is no secret: tokens are random.
+    /// SHA-256 of the token. It is not secret, because tokens are random.
     pub hash: TokenHash,
-    /// When it was made.
+    /// When the token was created.
     pub created: Time,
-    /// Until when it is in force; for ever if there is no time.
+    /// When the token expires; `None` for never.
     pub until: Option<Time>,
 }
 
 impl ApiToken {
-    /// Whether it may be shown now.
+    /// Whether the token is valid.
     pub fn is_active(&self, now: Time) -> bool {
         self.until.is_none_or(|until| now < until)
     }
 }
 
-/// Which of the tokens that are in force was shown. Takes the same time for every wrong one.
+/// Finds the valid token that was presented. Takes the same time for every wrong token.
 pub fn find<'a>(tokens: impl Iterator<Item = &'a ApiToken>, shown: &[u8], now: Time) -> Option<&'a ApiToken> {
-    // All are compared, so that the time does not tell which one was nearly right.
+    // All tokens are compared, so that the time reveals no near miss.
     let good = tokens.filter(|token| token.is_active(now));
     good.fold(None, |found, token| if token.hash.matches(shown) { Some(token) } else { found })
 }
 
-/// What is wrong with the name of an API token, if anything. It stands in paths, logs and tables.
+/// Validates the name of an API token. It is used in paths, logs and tables.
 pub fn check_name(name: &str) -> Result<(), &'static str> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     match name.len() {

@@ -1,7 +1,7 @@
-//! Backups: files outside the database that hold all of its rows, as they were at one moment.
+//! Backups: files that hold all rows of the database as of one moment.
 //!
-//! `format.rs` says what their bytes are, `create.rs` makes them while the store is in use (`notes.rs` has what changes
-//! meanwhile), `verify.rs` reads them through, and `restore.rs` makes a data directory of one.
+//! `format.rs` defines their bytes, `create.rs` creates them while the store is in use (`changes.rs` tracks concurrent
+//! changes), `verify.rs` checks them, and `restore.rs` restores them.
 
 mod changes;
 mod create;
@@ -17,19 +17,19 @@ pub use format::{FormatError, Header};
 pub use restore::{RestoreError, restore};
 pub use verify::{BackupContents, TaskContents, VerifyError, verify};
 
-/// Why a backup is not made.
+/// Why a backup fails.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
-    /// Another one is being made.
+    /// Another backup is running.
     #[error("a backup is being made already; wait until it is finished")]
     Busy,
-    /// More was written to the store than could be noted.
+    /// Too many rows changed during the backup.
     #[error(
         "more was written meanwhile than a backup can catch up with; make it when there is less to do, write it to \
          something faster, or raise limits.max_backup_tracking_bytes"
     )]
     TooManyChanges,
-    /// Its bytes cannot be written.
+    /// The output failed.
     #[error("the backup cannot be written: {0}")]
     Write(std::io::Error),
     /// The store failed.

@@ -1,5 +1,5 @@
-//! Compaction: rebuilds a database with the rows of aggregated report ids merged. The store writes one such row per
-//! group commit; after compaction they are as long as rows should be.
+//! Compaction: rebuilds a database and merges the rows of aggregated report ids. The store writes one such row per
+//! group commit; after compaction they have the best length.
 
 use std::path::Path;
 
@@ -12,23 +12,23 @@ use super::{
     table::{self, RowError},
 };
 
-/// Rows of ids are joined up to this many bytes.
+/// The maximum length of a merged row, in bytes.
 pub(super) const JOINED_BYTES: usize = 64_000;
 
-/// What came of a compaction.
+/// The result of a compaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CompactionResult {
-    /// The size of the files before.
+    /// The size of the files before, in bytes.
     pub bytes_before: u64,
-    /// Their size now.
+    /// The size of the files after, in bytes.
     pub bytes_after: u64,
-    /// How many rows there are now.
+    /// The number of rows.
     pub rows: u64,
-    /// The keys and values of these rows together.
+    /// The total length of keys and values, in bytes.
     pub row_bytes: u64,
 }
 
-/// Writes a data directory's database anew, as small as it can be. Fails if a server runs on the directory.
+/// Rebuilds the database of a data directory in its smallest form. Fails if a server runs on the directory.
 pub fn compact(dir: &Path, cache_bytes: u64, progress: ProgressFn<'_>) -> Result<CompactionResult, OpenError> {
     let _lock = open::claim_existing(dir)?;
     let tables = dir.join(swap::TABLES);
@@ -43,7 +43,7 @@ pub fn compact(dir: &Path, cache_bytes: u64, progress: ProgressFn<'_>) -> Result
     Ok(CompactionResult { bytes_before, bytes_after: size(&tables)?, rows: totals.rows, row_bytes: totals.bytes })
 }
 
-/// The size of all files in a database's directory.
+/// The size of all files of a database, in bytes.
 fn size(tables: &Path) -> std::io::Result<u64> {
     let mut bytes = 0;
     for entry in std::fs::read_dir(tables)? {
@@ -52,10 +52,10 @@ fn size(tables: &Path) -> std::io::Result<u64> {
     Ok(bytes)
 }
 
-/// Joins neighbouring rows of ids of one task and day. How long an id is does not matter.
+/// Merges neighbouring id rows of one task and day. Independent of the length of the ids.
 #[derive(Default)]
 struct ReplayRowMerger {
-    /// The key of the row that is being filled, and the ids in it.
+    /// The key and the ids of the row under construction.
     filling: Option<(Vec<u8>, Vec<u8>)>,
 }
 

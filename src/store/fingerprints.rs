@@ -1,19 +1,18 @@
-//! Sets of 64-bit fingerprints of report ids: about twelve bytes for each, however many there are.
+//! Sets of 64-bit fingerprints of report ids: about twelve bytes each.
 //!
-//! # Cost of a fingerprint
+//! # Decision: a keyed 64-bit fingerprint per aggregated report
 //!
-//! A fingerprint is SipHash-2-4 of the id under a key that is drawn when the directory is made, kept encrypted, and
-//! never leaves it. A report with a new id is refused as a replay if another report of its task that is still
-//! remembered has the same fingerprint. For a report after `n` others the probability is `n / 2^64`. A task that keeps a
-//! million reports a day for 30 days refuses one honest report in 1,700 years; with 40 million a day, one a year. One
-//! aggregator refuses it and the other drops it as well, so both still agree. A client that does not know the key cannot
-//! aim for a collision, and learns of one only by chance. There is no error in the other direction: a known id is always
-//! recognized.
+//! A fingerprint is SipHash-2-4 of the id under a random key of the directory, which is stored encrypted and never
+//! leaves it. Memory and disk hold the fingerprint instead of the id. A new report is rejected as a replay if a
+//! recorded report of its task has the same fingerprint. After `n` reports the probability is `n / 2^64`. A task that
+//! keeps a million reports a day for 30 days rejects one honest report in 1,700 years; with 40 million a day, one a
+//! year. If one aggregator rejects a report, the other drops it too, so both agree. Clients do not know the key and
+//! cannot provoke collisions. A known id is always recognized.
 //!
 //! # Layout
 //!
-//! A set is divided into shards by the fingerprint, so that no operation copies more than one shard and memory never
-//! doubles while the set grows. Each fingerprint has the day of its report beside it, so that expired ones can be removed.
+//! A set is split into shards by fingerprint. No operation copies more than one shard, so memory never doubles while
+//! the set grows. Each fingerprint is stored with the day of its report, so that it can expire.
 
 use std::{
     collections::HashMap,
@@ -25,13 +24,13 @@ use siphasher::sip::SipHasher24;
 
 use dapbox_protocol::model::{ReportId, Secret};
 
-/// How many fingerprints a shard has before it is divided.
+/// The most fingerprints of a shard before it is split.
 const MAX_SHARD: usize = 1 << 16;
-/// A shard is divided into `2^FAN_BITS` shards.
+/// A shard is split into `2^FAN_BITS` shards.
 const FAN_BITS: u32 = 2;
-/// How many fingerprints are in a shard's hash map, at least, before they are merged into its vectors.
+/// The least number of fingerprints in a shard's hash map before they are merged into its vectors.
 const MIN_RECENT: usize = 256;
-/// And which part of the vectors they are, at least: the cost of merging is spread over as many.
+/// The least fraction of the vectors for a merge, which spreads its cost.
 const RECENT_FRACTION: usize = 16;
 
 /// The key of a directory's fingerprints.
@@ -39,10 +38,10 @@ const RECENT_FRACTION: usize = 16;
 pub(super) struct FingerprintKey(SipHasher24);
 
 impl FingerprintKey {
-    /// How many bytes a key has.
+    /// The length of a key, in bytes.
     pub(super) const BYTES: usize = 16;
 
-    /// Takes a key; `None` if it has another length.
+    /// Creates a key; `None` if the length is wrong.
     pub(super) fn new(key: &Secret) -> Option<Self> {
         Some(Self(SipHasher24::new_with_key(key.expose().try_into().ok()?)))
     }
@@ -63,25 +62,25 @@ impl fmt::Debug for FingerprintKey {
 /// A set of fingerprints, each with the day of its report.
 #[derive(Debug, Default)]
 pub(super) struct Fingerprints {
-    /// The least fingerprint that each shard may have, in order.
+    /// The lowest possible fingerprint of each shard, in order.
     firsts: Vec<u64>,
     shards: Vec<Shard>,
 }
 
-/// The fingerprints of a range: sorted vectors, and beside them a small hash map that is merged into them.
+/// The fingerprints of a range: sorted vectors, and a small hash map that is merged into them.
 ///
-/// A hash map of all of them would take up to twice the memory.
+/// A single hash map would take up to twice the memory.
 #[derive(Debug)]
 struct Shard {
-    /// The range has `2^bits` fingerprints.
+    /// The range has `2^bits` values.
     bits: u32,
     sorted: Vec<u64>,
-    /// The days of those in `sorted`, in the same order.
+    /// The days of the fingerprints in `sorted`, in the same order.
     days: Vec<Day>,
     recent: HashMap<u64, Day, BuildHasherDefault<AlreadyHashed>>,
 }
 
-/// A day, counted from the epoch. The last one stands for itself and all later ones, which never expire.
+/// A day, counted from the epoch. The maximum stands for itself and all later days, which never expire.
 type Day = u16;
 
 fn day_of(day: u64) -> Day {
@@ -89,7 +88,7 @@ fn day_of(day: u64) -> Day {
 }
 
 impl Fingerprints {
-    /// How many there are.
+    /// The number of fingerprints.
     pub(super) fn len(&self) -> usize {
         self.shards.iter().map(Shard::len).sum()
     }
@@ -99,7 +98,7 @@ impl Fingerprints {
         at.checked_sub(1).is_some_and(|at| self.shards[at].contains(self.firsts[at], fingerprint))
     }
 
-    /// Adds one that is not in the set yet, of a report of the given day.
+    /// Adds a new fingerprint of a report of the given day.
     pub(super) fn insert_new(&mut self, fingerprint: u64, day: u64) {
         let at = self.find_shard(fingerprint);
         let shard = &mut self.shards[at];
@@ -110,7 +109,7 @@ impl Fingerprints {
         }
     }
 
-    /// Adds stored ones of a day, in any order. [`Self::sort`] follows before anything else.
+    /// Adds stored fingerprints of a day, in any order. [`Self::sort`] must follow.
     pub(super) fn restore(&mut self, fingerprints: impl Iterator<Item = u64>, day: u64) {
         for fingerprint in fingerprints {
             let at = self.find_shard(fingerprint);
@@ -130,7 +129,7 @@ impl Fingerprints {
         }
     }
 
-    /// Removes those of reports of days before the given one.
+    /// Removes the fingerprints of earlier days.
     pub(super) fn forget_before(&mut self, day: u64) {
         let first = day_of(day);
         self.shards.iter_mut().for_each(|shard| shard.retain(|day| day >= first));
@@ -146,7 +145,7 @@ impl Fingerprints {
         self.firsts.partition_point(|first| *first <= fingerprint) - 1
     }
 
-    /// Divides a shard if it is too large.
+    /// Splits a shard if it is too large.
     fn split_if_large(&mut self, at: usize) {
         let (first, bits) = (self.firsts[at], self.shards[at].bits);
         if self.shards[at].sorted.len() <= MAX_SHARD || bits <= FAN_BITS {
@@ -212,7 +211,7 @@ impl Shard {
         self.days.shrink_to_fit();
     }
 
-    /// The shards of `2^bits` fingerprints each that this one, which begins with `first`, is divided into.
+    /// Splits the shard that starts at `first` into shards of `2^bits` values.
     fn split(self, first: u64, bits: u32) -> Vec<Self> {
         let mut parts: Vec<Self> = (0..1 << FAN_BITS).map(|_| Self::new(bits)).collect();
         let part = |fingerprint: u64| ((fingerprint - first) >> bits) as usize;
@@ -229,8 +228,8 @@ impl Shard {
     }
 }
 
-/// Whether a sorted slice of numbers, evenly spread over the `2^bits` numbers from `first`, has one. Its position follows
-/// from the length of the slice, give or take the root of the length: the search begins there.
+/// Searches a sorted slice of evenly distributed numbers among the `2^bits` values from `first`. The expected position
+/// follows from the value, with an error of about the square root of the length; the search starts there.
 fn find(sorted: &[u64], wanted: u64, first: u64, bits: u32) -> bool {
     let guess = ((u128::from(wanted - first) * sorted.len() as u128) >> bits) as usize;
     let (mut low, mut high, mut step) = (guess, guess, 16);
@@ -246,7 +245,7 @@ fn find(sorted: &[u64], wanted: u64, first: u64, bits: u32) -> bool {
     sorted.get(low..high).is_some_and(|part| part.binary_search(&wanted).is_ok())
 }
 
-/// Fingerprints are hashes already.
+/// A hasher for fingerprints, which are hashes already.
 #[derive(Default)]
 struct AlreadyHashed(u64);
 
@@ -256,7 +255,7 @@ impl Hasher for AlreadyHashed {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        // Only `write_u64` is ever called by a set of `u64`; this keeps the hasher a function of its input.
+        // A set of `u64` only calls `write_u64`; this keeps the hasher a function of its input.
         bytes.iter().for_each(|&b| self.0 = self.0.rotate_left(8) ^ u64::from(b));
     }
 
@@ -273,7 +272,7 @@ mod tests {
 
     use super::*;
 
-    /// A set of which some were stored and some added, each on the day that is its number modulo seven.
+    /// Builds a set of stored and added fingerprints. The day of each is its value modulo seven.
     fn set_of(stored: &HashSet<u64>, added: &HashSet<u64>) -> Fingerprints {
         let mut set = Fingerprints::default();
         for day in 0..7 {
@@ -293,7 +292,7 @@ mod tests {
             shift in 0..60u32,
             oldest in 0..8u64,
         ) {
-            // Shifted ones are not evenly spread, and crowd at one end.
+            // Shifted values are unevenly distributed.
             let stored: HashSet<u64> = stored.iter().map(|n| n >> shift).collect();
             let added: HashSet<u64> = added.into_iter().map(|n| n >> shift).filter(|n| !stored.contains(n)).collect();
             let mut set = set_of(&stored, &added);
@@ -339,7 +338,8 @@ mod tests {
         assert_ne!(key(1).fingerprint(&id(1)), key(1).fingerprint(&id(2)));
         assert_ne!(key(1).fingerprint(&id(1)), key(2).fingerprint(&id(1)));
         assert!(FingerprintKey::new(&Secret::new(vec![0; 15])).is_none());
-        // They are on disk: the function must not change. From the reference implementation's first vectors.
+        // Fingerprints are stored, so the function must not change. From the test vectors of the reference
+        // implementation.
         let reference = FingerprintKey::new(&Secret::new((0..16).collect())).unwrap();
         let message = ReportId::new(std::array::from_fn(|n| n as u8));
         assert_eq!(reference.fingerprint(&message), 0x3f2a_cc7f_57c2_9bdb);

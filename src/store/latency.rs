@@ -1,15 +1,15 @@
-//! How long something takes, as it is counted while it goes on: how often it took how long.
+//! Latency histograms.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
-/// The classes' upper bounds in milliseconds: from what a commit takes on a good disk to what a helper takes that is
-/// about to time out. What takes longer is in a last class without a bound.
+/// The upper bounds of the buckets in milliseconds, from a commit on a good disk to a helper close to its timeout. A
+/// last bucket has no bound.
 const BOUNDS: [u64; 14] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 30_000];
 
-/// Counts how often something took how long. Everybody may count at once.
+/// A histogram of latencies. Threads may record concurrently.
 #[derive(Debug, Default)]
 pub struct LatencyHistogram {
     buckets: [AtomicU64; BOUNDS.len() + 1],
@@ -17,7 +17,7 @@ pub struct LatencyHistogram {
 }
 
 impl LatencyHistogram {
-    /// Counts one that took so long.
+    /// Records a latency.
     pub fn observe(&self, time: Duration) {
         let class = BOUNDS.partition_point(|bound| Duration::from_millis(*bound) < time);
         self.buckets[class].fetch_add(1, Ordering::Relaxed);
@@ -25,13 +25,13 @@ impl LatencyHistogram {
         self.micros.fetch_add(micros, Ordering::Relaxed);
     }
 
-    /// How many there were of each class, with the class's upper bound in seconds; the last one has none.
+    /// The counts of the buckets with their upper bounds in seconds; the last bound is infinite.
     pub fn buckets(&self) -> Vec<(f64, u64)> {
         let bounds = BOUNDS.iter().map(|bound| *bound as f64 / 1000.0).chain([f64::INFINITY]);
         bounds.zip(self.buckets.iter().map(|count| count.load(Ordering::Relaxed))).collect()
     }
 
-    /// How many seconds all of them took together.
+    /// The sum of all latencies, in seconds.
     pub fn total_seconds(&self) -> f64 {
         self.micros.load(Ordering::Relaxed) as f64 / 1e6
     }

@@ -1,14 +1,16 @@
-//! What tells that the database has lost something without noticing.
+//! Detection of silent loss in the database.
 //!
-//! sled takes the end of what it can read for the end of what was written, and passes over the rest of a segment in which
-//! it finds something unreadable. A damaged file may so open as an older or a mixed state of the database, and what is
-//! missing then, the ids of aggregated reports above all, would be taken again. Two things are kept against that:
+//! # Decision: the database has a ledger
 //!
-//! - A row that each commit writes: the number of commits, and a sum over all other rows, compared when the database is
-//!   opened. It tells of what is missing in the middle.
-//! - A file beside the database with the number of a commit that is certainly durable. It tells of what is missing at the
-//!   end. It is written and synced after the commit that it names, so a kill or a loss of power never makes it say too
-//!   much; and within a second, so that what it says is never much too little.
+//! sled treats the end of what it can read as the end of what was written, and skips the rest of a segment with an
+//! unreadable part. A damaged file may therefore open as an older or mixed state. Lost ids of aggregated reports would
+//! be accepted again. Two records prevent that:
+//!
+//! - Each commit writes a row with the number of commits and a sum over all other rows. Opening reads every row and
+//!   compares. This detects rows missing in the middle.
+//! - A file beside the database holds the number of a durable commit. This detects commits missing at the end. It is
+//!   written and synced after that commit, so a kill or power failure never makes it too high. It is at most a second
+//!   behind.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -24,33 +26,33 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The file beside the database. It belongs to these very files of the database, and goes where they go.
+/// The file beside the database. It belongs to these database files and must be copied with them.
 const NAME: &str = "acknowledged";
-/// How much later than a commit it is told of it.
+/// The maximum delay between a commit and its record.
 const DELAY: Duration = Duration::from_secs(1);
-/// A record in the file: the number of the database, the number of the commit, and a checksum.
+/// The length of a record: database id, commit number and checksum.
 const RECORD_BYTES: usize = 20;
-/// Where the two records begin; they are written in turn, so that one of them is always whole.
+/// The offsets of the two records, which are written alternately so that one is always complete.
 const RECORD_OFFSETS: [u64; 2] = [0, 4096];
 
 /// The row that each commit writes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Ledger {
-    /// A random number that the database was given when it was made.
+    /// A random id of the database.
     pub(super) id: u64,
-    /// How many commits there were.
+    /// The number of commits.
     pub(super) commits: u64,
-    /// The sum of what [`row_hash`] says of all other rows.
+    /// The sum of [`row_hash`] over all other rows.
     pub(super) sum: u64,
 }
 
 impl Ledger {
-    /// The ledger of a new database.
+    /// Creates the ledger of a new database.
     pub(super) fn new() -> Self {
         Self { id: rand::random(), commits: 0, sum: 0 }
     }
 
-    /// As a row.
+    /// Encodes the row.
     pub(super) fn to_bytes(self) -> [u8; 24] {
         let mut bytes = [0; 24];
         for (place, number) in bytes.chunks_exact_mut(8).zip([self.id, self.commits, self.sum]) {
@@ -59,31 +61,31 @@ impl Ledger {
         bytes
     }
 
-    /// Reads the row back.
+    /// Decodes the row.
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (numbers, []) = bytes.as_chunks::<8>() else { return None };
         let [id, commits, sum] = <[[u8; 8]; 3]>::try_from(numbers).ok()?.map(u64::from_be_bytes);
         Some(Self { id, commits, sum })
     }
 
-    /// A row changes.
+    /// Updates the sum for a changed row.
     pub(super) fn replace(&mut self, key: &[u8], before: Option<&[u8]>, after: Option<&[u8]>) {
         let weight = |value: Option<&[u8]>| value.map_or(0, |value| row_hash(key, value));
         self.sum = self.sum.wrapping_sub(weight(before)).wrapping_add(weight(after));
     }
 }
 
-/// A number for a row, so that sums over different rows differ. Against accidents only: whoever can write to the files
-/// can do worse.
+/// Hashes a row, so that sums over different rows differ. It protects against accidents only, not against an attacker
+/// with write access.
 pub(super) fn row_hash(key: &[u8], value: &[u8]) -> u64 {
     let both = (u64::from(crc32fast::hash(key)) << 32) | u64::from(crc32fast::hash(value));
-    // The finish of splitmix64, which spreads every bit over all of them.
+    // The finalizer of splitmix64, which mixes all bits.
     let both = (both ^ (both >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let both = (both ^ (both >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     both ^ (both >> 31)
 }
 
-/// What the file beside the database says: the database's number and that of a commit. None if there is no file.
+/// Reads the database id and the commit number from the file; `None` if there is no file.
 pub(super) fn read(dir: &Path) -> io::Result<Option<(u64, u64)>> {
     let bytes = match fs::read(dir.join(NAME)) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -97,7 +99,7 @@ pub(super) fn read(dir: &Path) -> io::Result<Option<(u64, u64)>> {
     records.max_by_key(|(_, commits)| *commits).ok_or_else(unreadable).map(Some)
 }
 
-/// Deletes the file beside the database.
+/// Deletes the file.
 pub(super) fn delete_file(dir: &Path) -> io::Result<()> {
     match fs::remove_file(dir.join(NAME)) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
@@ -121,7 +123,7 @@ fn decode(record: &[u8]) -> Option<(u64, u64)> {
     is_whole.then(|| (u64::from_be_bytes(*id), u64::from_be_bytes(*commits)))
 }
 
-/// Keeps the file beside an open database up to date.
+/// Updates the file of an open database in the background.
 pub(super) struct AcknowledgedFile {
     commits: Arc<AtomicU64>,
     /// Dropped first, which ends the thread.
@@ -130,7 +132,7 @@ pub(super) struct AcknowledgedFile {
 }
 
 impl AcknowledgedFile {
-    /// Makes the file new, for a database that is open and has had so many commits.
+    /// Creates the file for a database that just opened.
     pub(super) fn start(dir: &Path, ledger: Ledger) -> io::Result<Self> {
         let (path, draft) = (dir.join(NAME), dir.join(format!("{NAME}.new")));
         let mut file = File::create(&draft)?;
@@ -147,7 +149,7 @@ impl AcknowledgedFile {
         Ok(Self { commits, wake: Some(wake), thread: Some(thread) })
     }
 
-    /// That many commits are durable. An error if nothing notes it any more: the thread has panicked.
+    /// Records that this many commits are durable. Fails if the thread has panicked.
     pub(super) fn record(&self, commits: u64) -> io::Result<()> {
         self.commits.store(commits, Ordering::Release);
         match self.wake.as_ref().map(|wake| wake.try_send(())) {

@@ -1,8 +1,8 @@
-//! Rows as earlier releases have written them, made into rows of today.
+//! Upgrades rows of earlier releases.
 
 use ciborium::Value;
 
-/// What of a task all parties know: in version 1 it stood beside what only one aggregator knows.
+/// The public parameters of a task, which version 1 stored beside those of one aggregator.
 const PUBLIC: [&str; 9] = [
     "id",
     "revision",
@@ -15,7 +15,7 @@ const PUBLIC: [&str; 9] = [
     "task_expiration",
 ];
 
-/// A task of version 1.
+/// Upgrades a task of version 1.
 pub(super) fn task(version: u8, row: Value) -> Option<Value> {
     let (1, Value::Map(fields)) = (version, row) else { return None };
     let is_public = |(name, _): &(Value, Value)| name.as_text().is_some_and(|name| PUBLIC.contains(&name));
@@ -25,7 +25,7 @@ pub(super) fn task(version: u8, row: Value) -> Option<Value> {
     Some(Value::Map(own))
 }
 
-/// An HPKE key of version 1: there was one, and it was handed out from the beginning.
+/// Upgrades an HPKE key of version 1, which had no stages: the only key was always active.
 pub(super) fn key(version: u8, row: Value) -> Option<Value> {
     let (1, Value::Map(mut fields)) = (version, row) else { return None };
     let (_, created) = fields.iter().find(|(name, _)| name.as_text() == Some("created"))?;
@@ -34,7 +34,7 @@ pub(super) fn key(version: u8, row: Value) -> Option<Value> {
     Some(Value::Map(fields))
 }
 
-/// A helper's job of version 1, which had its answer in it: an empty one while there was none.
+/// Upgrades a helper's job of version 1, which contained its answer; an empty one meant that there was none.
 pub(super) fn helper_job(version: u8, row: Value) -> Option<Value> {
     let (1, Value::Map(mut fields)) = (version, row) else { return None };
     let mut take = |name| {
@@ -51,18 +51,17 @@ pub(super) fn helper_job(version: u8, row: Value) -> Option<Value> {
     Some(Value::Map(fields))
 }
 
-/// A collection job of version 1 or 2. Version 1 did not say when the job was found to have ended, version 2 not which
-/// batch it was given.
+/// Upgrades a collection job of version 1 or 2. Version 1 has no end time, version 2 no assigned batch.
 pub(super) fn collection(version: u8, row: Value) -> Option<Value> {
     (version == 1 || version == 2).then_some(row)
 }
 
-/// A batch that was given up, of version 1: it did not say since when. Null reads as no time.
+/// Upgrades an abandoned batch of version 1, which had no time. Null reads as no time.
 pub(super) fn abandoned(version: u8, row: Value) -> Option<Value> {
     (version == 1).then_some(row)
 }
 
-/// A generation of version 1, which was a number.
+/// Upgrades a generation of version 1, which was a number.
 pub(super) fn generation(version: u8, row: Value) -> Option<Value> {
     (version == 1).then(|| Value::Map(vec![("count".into(), row), ("since".into(), Value::Null)]))
 }

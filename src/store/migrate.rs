@@ -1,14 +1,14 @@
-//! Data directories of earlier releases, made into those of today.
+//! Migrates data directories of earlier releases.
 //!
-//! | layout | what is different |
+//! | layout | difference |
 //! |---|---|
 //! | 1 | secrets are not encrypted ([`vault`](super::vault)); the ids of aggregated reports are stored whole |
-//! | 2 | today |
+//! | 2 | current |
 //!
-//! The database is written anew ([`rebuild`]) and the old one kept beside it, under the name [`KEPT`]: that is the backup.
-//! What is interrupted begins again at the next opening, and finds rows of both kinds then.
+//! A migration rebuilds the database ([`rebuild`]) and keeps the old one as [`KEPT`], as a backup. An interrupted
+//! migration starts again at the next opening and then finds rows of both layouts.
 //!
-//! To go back, put it in the place of `tables` and write `version 1` into the marker.
+//! To go back, move the kept database to `tables` and write `version 1` into the marker.
 
 use std::path::Path;
 
@@ -28,10 +28,10 @@ use super::{
 use dapbox_protocol::model::ReportId;
 use dapbox_support::Fault;
 
-/// Where the database of layout 1 is kept.
+/// The name of the kept database of layout 1.
 pub(super) const KEPT: &str = "tables.version-1";
 
-/// Makes a database of layout 1 one of layout 2. The caller has the directory's lock.
+/// Migrates a database from layout 1 to layout 2. The caller holds the lock of the directory.
 pub(super) fn from_1(
     dir: &Path,
     cache_bytes: u64,
@@ -40,7 +40,7 @@ pub(super) fn from_1(
     progress: ProgressFn<'_>,
 ) -> Result<(), OpenError> {
     let secrets = table::SECRETS.key(&table::FINGERPRINT_KEY);
-    // The key is there if the migration was interrupted after all was written.
+    // The key exists if an earlier migration was interrupted after the rebuild.
     let mut fresh = match engine.get(&secrets)? {
         Some(_) => None,
         None => Some(State::new_fingerprint_key()),
@@ -72,7 +72,7 @@ fn convert((key, value): Row, vault: &Vault, fingerprints: &FingerprintKey) -> R
     Ok((key, value))
 }
 
-/// A row that is encrypted, or was already.
+/// Encrypts a row, unless it is encrypted.
 fn encrypted<K: Key, V: Serialize + DeserializeOwned>(
     table: &EncryptedTable<K, V>,
     vault: &Vault,
@@ -86,7 +86,7 @@ fn encrypted<K: Key, V: Serialize + DeserializeOwned>(
     table.value(vault, &table.0.read_key(key).map_err(OpenError::from)?, &value).map_err(damaged)
 }
 
-/// A row of ids as one of their fingerprints, if it is not one already.
+/// Converts a row of ids into their fingerprints, unless it is converted.
 fn fingerprinted(value: Vec<u8>, key: &FingerprintKey) -> Result<Vec<u8>, OpenError> {
     if value.first() == Some(&table::REPLAY.version) {
         return Ok(value);

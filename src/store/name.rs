@@ -1,22 +1,22 @@
-//! Names that an operator gives to tasks.
+//! Names of tasks.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// The longest name of a task, in characters.
+/// The maximum length of a task name, in characters.
 pub const MAX_CHARS: usize = 64;
 
-/// Marks that a name may have beside letters, digits and blanks.
+/// The allowed characters besides letters, digits and blanks.
 const PUNCTUATION: &str = "-._:/+()#,&";
 
-/// What an operator calls a task. Local: no other party learns it, and nothing of the protocol is bound to it. It stands in
-/// tables, pages, logs and labels of metrics.
+/// The name that an operator gives to a task. It is local: no other party learns it and nothing in the protocol depends
+/// on it. It is shown in tables, pages, logs and metric labels.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct TaskName(String);
 
-/// Why a text is no name of a task.
+/// The text is not a valid task name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a task's name has at most {MAX_CHARS} letters, digits, blanks and any of {PUNCTUATION}; it begins with a letter or digit and \

@@ -1,4 +1,4 @@
-//! Opening a data directory: whose it is, which version it has, and that nobody else uses it.
+//! Opens a data directory: checks its owner and version, and locks it.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
@@ -20,21 +20,21 @@ use super::{
     writer::Disk,
 };
 
-/// The version of the data directory's layout that this program writes.
+/// The layout version that this program writes.
 pub(super) const LAYOUT: u32 = 2;
-/// The file that says what the directory is; the lock is on it.
+/// The marker file, which identifies and locks the directory.
 const MARKER: &str = "dapbox-data";
-/// Its content, before the version and a newline.
+/// The content of the marker before the version and a newline.
 const MARKER_TEXT: &str = "dapbox data directory, version ";
 
-/// What the marker says until a restore is complete.
+/// The content of the marker until a restore is complete.
 const RESTORING: &str = "dapbox data directory, being restored\n";
 
-/// Opens the directory, or makes it, and reads everything that is held in memory.
+/// Opens or creates the directory and loads the state.
 ///
-/// The marker is written after the first row. So if it is whole and the row is missing, then the database has lost
-/// everything, which sled does not call an error; and if it is empty, the directory is new, or the power failed
-/// while it was.
+/// The marker is written after the first row. If the marker is complete and the row is missing, the database has lost
+/// everything, which sled does not report. If the marker is empty, the directory is new, or the power failed during its
+/// creation.
 pub(super) fn open(dir: &Path, options: &Options) -> Result<(Disk, State), OpenError> {
     create_dir(dir)?;
     let (marker, found) = claim(dir)?;

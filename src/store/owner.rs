@@ -1,7 +1,7 @@
-//! Whose a data directory is.
+//! The owner of a data directory.
 //!
-//! A service has a user of its own, and whoever looks after it is root. As root they ask the server. While it does not run
-//! they have its directory for themselves, and whatever root wrote there the service could not read afterwards.
+//! A service runs as its own user, and its administrator is root. While the server is stopped, files that root creates
+//! in the directory would be unreadable for the service.
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
@@ -9,7 +9,7 @@ use rustix::process::geteuid;
 
 use super::OpenError;
 
-/// Refuses root a directory of somebody else, for what is done to it while that user's server does not run.
+/// Rejects root for a directory of another user.
 pub fn check_user(dir: &Path) -> Result<(), OpenError> {
     match fs::metadata(dir).map(|found| found.uid()) {
         Ok(owner) if owner != 0 && geteuid().is_root() => Err(OpenError::ForeignOwner(owner)),

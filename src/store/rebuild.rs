@@ -1,7 +1,7 @@
-//! Rebuilding a database: its file shrinks only in a copy, because sled reuses freed space and never returns it.
+//! Rebuilds a database. The file only shrinks in a copy, because sled reuses freed space and never returns it.
 //!
 //! [`rewrite`] copies the rows in order and lets a function change, drop or add rows. [`rebuild`] verifies the copy and
-//! puts it in the place of the original ([`swap`]).
+//! replaces the original ([`swap`]).
 
 use std::{ops::ControlFlow, path::Path};
 
@@ -13,36 +13,35 @@ use super::{
     swap::{self, OldDatabase},
 };
 
-/// How much is written at once: as much as is held in memory.
+/// How many bytes are written together, which are also held in memory.
 const BYTES_AT_ONCE: usize = 32 << 20;
-/// And that many rows, at most.
+/// The most rows written together.
 const ROWS_AT_ONCE: usize = 100_000;
-/// What has been done is told after that many rows.
+/// The number of rows between two progress reports.
 const ROWS_PER_TICK: u64 = 64;
 
-/// What the writing of a database is doing.
+/// The stage of a rebuild.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CompactStage {
-    /// It looks at what there is.
+    /// Counting the existing rows.
     Reading,
-    /// It writes.
+    /// Writing the copy.
     Writing,
-    /// It reads back what was written.
+    /// Verifying the copy.
     Checking,
 }
 
-/// Is told what is being done, how much of it is done, and how much there is to do, in bytes; zero if that is not
-/// known.
+/// Receives the stage, the bytes done, and the total bytes; zero if the total is unknown.
 pub type ProgressFn<'a> = &'a mut dyn FnMut(CompactStage, u64, u64);
 
-/// What a database holds.
+/// The content of a database.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Totals {
-    /// How many rows.
+    /// The number of rows.
     pub rows: u64,
-    /// Their keys and values together.
+    /// The total length of keys and values, in bytes.
     pub bytes: u64,
-    /// The sum of the hashes of all rows, which does not depend on their order.
+    /// The sum of the hashes of all rows, independent of their order.
     hash: [u64; 4],
 }
 
@@ -61,7 +60,7 @@ impl Totals {
         }
     }
 
-    /// Looks at all rows of a database.
+    /// Reads all rows of a database.
     pub(super) fn of(engine: &Engine, mut read: impl FnMut(&Self)) -> Result<Self, EngineError> {
         let mut totals = Self::default();
         engine.scan_after(None, |key, value| {
@@ -75,7 +74,7 @@ impl Totals {
     }
 }
 
-/// Writes rows into a new database, many at once.
+/// Imports rows into a new database in large portions.
 pub(super) struct Importer<'a> {
     to: &'a Engine,
     rows: Vec<Row>,
@@ -88,7 +87,7 @@ impl<'a> Importer<'a> {
         Self { to, rows: Vec::new(), bytes: 0, totals: Totals::default() }
     }
 
-    /// Adds a row whose key was not added before. The database is densest if they come in order.
+    /// Adds a row with a new key. The database is densest if rows come in order.
     pub(super) fn add(&mut self, (key, value): Row) -> Result<(), EngineError> {
         self.totals.add(&key, &value);
         self.bytes += key.len() + value.len();
@@ -99,13 +98,13 @@ impl<'a> Importer<'a> {
         Ok(())
     }
 
-    /// Makes sure that all rows are written, and says what they are.
+    /// Writes the remaining rows and returns the content.
     pub(super) fn finish(mut self) -> Result<Totals, EngineError> {
         self.write()?;
         Ok(self.totals)
     }
 
-    /// Makes sure that all rows so far are written.
+    /// Writes all rows so far.
     pub(super) fn write(&mut self) -> Result<(), EngineError> {
         if !self.rows.is_empty() {
             self.to.import(&self.rows)?;
@@ -116,10 +115,10 @@ impl<'a> Importer<'a> {
     }
 }
 
-/// Copies all rows into an empty database, and says what it holds then.
+/// Copies all rows into an empty database and returns its content.
 ///
-/// `map` gets each row, in order, and at last `None`; what it puts into the list is written. It may put rows in at
-/// any time, no key twice.
+/// `map` receives each row in order, and `None` at the end. The rows that it adds to the list are written. It may add
+/// any rows, each key once.
 fn rewrite<E: From<EngineError>>(
     from: &Engine,
     to: &Engine,
@@ -143,8 +142,8 @@ fn rewrite<E: From<EngineError>>(
     Ok(importer.finish()?)
 }
 
-/// Puts a rewritten copy of a data directory's database in its place, when it was read back from its files. Whatever
-/// goes wrong, the original stays. The caller has the directory's lock, and the original open; it is closed.
+/// Replaces the database of a data directory by a mapped copy, after verifying the copy from its files. On failure the
+/// original stays. The caller holds the lock of the directory and passes the open original, which is closed.
 pub(super) fn rebuild<E: From<EngineError>>(
     dir: &Path,
     cache_bytes: u64,
@@ -174,14 +173,14 @@ pub(super) fn rebuild<E: From<EngineError>>(
             Ok(totals)
         }
         Err(error) => {
-            // What cannot be deleted now is deleted at the next opening; the first error is the one to tell.
+            // The next opening deletes what remains; the first error is returned.
             let _ = swap::abandon(dir);
             Err(error)
         }
     }
 }
 
-/// Refuses to begin what would fill the disk: a database of these rows, and a little more.
+/// Fails if the disk has no room for a database with rows of this length.
 pub(super) fn check_room(dir: &Path, bytes: u64) -> Result<(), EngineError> {
     let needed = bytes + bytes / 4 + ROOM;
     let free = space::space(dir)?.free;
@@ -192,5 +191,5 @@ pub(super) fn check_room(dir: &Path, bytes: u64) -> Result<(), EngineError> {
     }
 }
 
-/// What a database takes beyond its rows: a few segments.
+/// The size of a database beyond its rows: a few segments.
 const ROOM: u64 = 32 << 20;

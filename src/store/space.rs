@@ -1,8 +1,8 @@
-//! Room on the file system of the data directory: how much there is, and a file that keeps some of it back.
+//! Disk space of the data directory: free space, and a ballast file that reserves some.
 //!
-//! A database whose disk is full cannot be opened: opening writes the rest of the last segment and a list of all pages.
-//! So a ballast of nothing lies beside it while there is room. What it takes is given up when a store is opened on a
-//! disk that is short, so that it opens, gives out what was aggregated, and waits for better times.
+//! A database on a full disk cannot be opened, because opening writes the rest of the last segment and a list of pages.
+//! A ballast file therefore reserves space. It is released when a store opens on a full disk. The store then returns
+//! existing aggregates and refuses uploads until there is space.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -14,33 +14,33 @@ use std::{
 use rand::RngCore;
 use rustix::fs::{FallocateFlags, fallocate, statfs, statvfs};
 
-/// The ballast's name, for those who wonder what it is; a backup needs it as little as the database does.
+/// The name of the ballast file. Backups do not need it.
 const NAME: &str = "ballast-without-data";
-/// What is written at once where a file system cannot reserve room.
+/// The chunk size for file systems that cannot reserve space.
 const CHUNK: usize = 1 << 20;
 
-/// Room on a file system, in bytes.
+/// Space of a file system, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {
-    /// What can still be written.
+    /// Space available to this user.
     pub free: u64,
-    /// All there is.
+    /// The total space.
     pub total: u64,
 }
 
-/// The room on the file system of a file or directory.
+/// The space of the file system of a file or directory.
 pub fn space(path: &Path) -> io::Result<Space> {
     let found = statvfs(path)?;
-    // What is kept for the superuser does not count: it is there so that the system survives us.
+    // Space reserved for root does not count.
     Ok(Space {
         free: found.f_bavail.saturating_mul(found.f_frsize),
         total: found.f_blocks.saturating_mul(found.f_frsize),
     })
 }
 
-/// The name of a file system that does not keep what is synced to it, if this is one.
+/// The description of a file system that does not survive a restart, if this is one.
 pub fn volatile_file_system(path: &Path) -> io::Result<Option<&'static str>> {
-    // linux/magic.h
+    // Magic numbers from linux/magic.h.
     Ok(match statfs(path)?.f_type as u32 {
         0x0102_1994 => Some("tmpfs, which is memory"),
         0x8584_58f6 => Some("ramfs, which is memory"),
@@ -49,12 +49,12 @@ pub fn volatile_file_system(path: &Path) -> io::Result<Option<&'static str>> {
     })
 }
 
-/// Whether the file system refused because it is full, or its user's share of it is.
+/// Whether an error means that the file system or the quota is full.
 pub fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
-/// A file that takes up room for bad times.
+/// A file that reserves disk space.
 #[derive(Clone, Debug)]
 pub struct Ballast {
     path: PathBuf,
@@ -62,24 +62,24 @@ pub struct Ballast {
 }
 
 impl Ballast {
-    /// The ballast of a data directory, which need not be there. None is wanted if `bytes` is 0.
+    /// The ballast of a data directory. It need not exist. No ballast is wanted if `bytes` is 0.
     pub fn new(dir: &Path, bytes: u64) -> Self {
         Self { path: dir.join(NAME), bytes }
     }
 
-    /// Whether it is as it should be.
+    /// Whether the ballast exists in full size.
     pub fn is_ready(&self) -> bool {
         let allocated =
             fs::metadata(&self.path).map(|found| if found.len() == self.bytes { allocated(&found) } else { 0 });
         allocated.unwrap_or(0) >= self.bytes
     }
 
-    /// How much room it takes when it is as it should be.
+    /// The configured size, in bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Makes it, or leaves nothing of it behind.
+    /// Creates the ballast, or leaves nothing behind on failure.
     pub fn create(&self) -> io::Result<()> {
         self.release()?;
         if self.bytes == 0 {
@@ -93,7 +93,7 @@ impl Ballast {
         made
     }
 
-    /// Gives its room up. True if there was any.
+    /// Deletes the ballast. Returns whether it occupied any space.
     pub fn release(&self) -> io::Result<bool> {
         let allocated = match fs::metadata(&self.path) {
             Ok(found) => allocated(&found),
@@ -105,19 +105,19 @@ impl Ballast {
     }
 }
 
-/// How much room a file takes.
+/// The space that a file occupies, in bytes.
 fn allocated(found: &fs::Metadata) -> u64 {
     found.blocks().saturating_mul(512)
 }
 
-/// Makes a new file take up that much room.
+/// Allocates space for a new file.
 fn fill(mut file: &File, bytes: u64) -> io::Result<()> {
     match fallocate(file, FallocateFlags::empty(), 0, bytes) {
         Ok(()) => return Ok(()),
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}
         Err(error) => return Err(error.into()),
     }
-    // Not zeros: there are file systems that make nothing of them.
+    // Random bytes, because some file systems compress zeros.
     let mut chunk = vec![0; CHUNK];
     let mut left = bytes;
     while left > 0 {
@@ -140,14 +140,14 @@ mod tests {
         assert!(!ballast.is_ready() && !ballast.release().unwrap());
         ballast.create().unwrap();
         assert!(ballast.is_ready());
-        // A hole of the same length is none, and neither is one of another size.
+        // A sparse file and a file of another size are no ballast.
         let hole = File::create(&ballast.path).unwrap();
         hole.set_len(3 << 20).unwrap();
         assert!(!ballast.is_ready());
         ballast.create().unwrap();
         assert!(ballast.is_ready() && !Ballast::new(dir.path(), 4 << 20).is_ready());
         assert!(ballast.release().unwrap() && !ballast.is_ready());
-        // Not wanting one is easily satisfied.
+        // No ballast is wanted.
         let none = Ballast::new(dir.path(), 0);
         none.create().unwrap();
         assert!(none.is_ready() && fs::read_dir(dir.path()).unwrap().next().is_none());

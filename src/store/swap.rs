@@ -1,20 +1,20 @@
-//! How a database takes another one's place, whatever happens in between.
+//! Replaces a database by another, atomically across crashes.
 //!
-//! The new database is written beside the old one. Directories change their names in an order in which what is there
-//! says how far it was; nothing else has to be remembered. Each step is on disk before the next one begins, and the
-//! next opening ([`recover`], under the data directory's lock) finishes or undoes what was interrupted:
+//! The new database is written beside the old one. Directories are then renamed in an order that shows the progress, so
+//! no other state is needed. Each step is synced before the next. The next opening ([`recover`], under the directory's
+//! lock) completes or undoes an interrupted swap:
 //!
-//! | what is there | what happened | what [`recover`] does |
+//! | directories | state | action of [`recover`] |
 //! |---|---|---|
-//! | `tables` | nothing | nothing |
-//! | `tables`, `tables.new` | the new one is not complete | deletes the new one |
-//! | `tables`, `tables.ready` | the new one is complete and was not used yet | deletes the new one |
-//! | `tables.old`, `tables.ready` | the old one is out of the way | renames the new one to `tables` |
+//! | `tables` | no swap | none |
+//! | `tables`, `tables.new` | the new one is incomplete | deletes the new one |
+//! | `tables`, `tables.ready` | the new one is complete and unused | deletes the new one |
+//! | `tables.old`, `tables.ready` | the old one is moved away | renames the new one to `tables` |
 //! | `tables`, `tables.old` | the new one is in use | deletes the old one |
 //!
-//! A complete one that was not used yet is deleted because an earlier release, which does not know these names, may
-//! have written to `tables` since. If the old database is kept ([`OldDatabase::Keep`]), it has the name under which it is
-//! kept in place of `tables.old`, and is never deleted.
+//! A complete but unused database is deleted because an earlier release, which does not know these names, may have
+//! written to `tables` since. With [`OldDatabase::Keep`] the old database gets its permanent name instead of
+//! `tables.old` and is never deleted.
 
 use std::{
     fs::{self, File},
@@ -24,25 +24,25 @@ use std::{
 
 use super::engine::{Engine, EngineError};
 
-/// The database that is used.
+/// The database in use.
 pub(super) const TABLES: &str = "tables";
-/// One that is being written.
+/// An incomplete new database.
 const NEW: &str = "tables.new";
-/// One that is complete.
+/// A complete new database.
 const READY: &str = "tables.ready";
-/// One that another has taken the place of.
+/// A replaced database.
 const OLD: &str = "tables.old";
 
-/// What becomes of the database that another one takes the place of.
+/// What happens to the replaced database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OldDatabase {
-    /// It is deleted.
+    /// Delete it.
     Delete,
-    /// It is kept under this name.
+    /// Keep it under this name.
     Keep(&'static str),
 }
 
-/// Finishes or undoes what was interrupted. For whoever has the directory's lock, before the database is opened.
+/// Completes or undoes an interrupted swap. The caller holds the directory's lock and has not opened the database.
 pub(super) fn recover(dir: &Path) -> io::Result<()> {
     remove(dir, NEW)?;
     if dir.join(READY).is_dir() {
@@ -58,29 +58,29 @@ pub(super) fn recover(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens a new, empty database beside the one that is used.
+/// Creates an empty database beside the one in use.
 pub(super) fn begin(dir: &Path, cache_bytes: u64) -> Result<Engine, EngineError> {
     remove(dir, NEW)?;
     remove(dir, READY)?;
     Engine::open(&dir.join(NEW), cache_bytes)
 }
 
-/// Opens the new database again, which was closed.
+/// Opens the closed new database again.
 pub(super) fn reopen(dir: &Path, cache_bytes: u64) -> Result<Engine, EngineError> {
     Engine::open(&dir.join(NEW), cache_bytes)
 }
 
-/// Deletes the new database: it shall not be used.
+/// Deletes the new database.
 pub(super) fn abandon(dir: &Path) -> io::Result<()> {
     remove(dir, NEW)
 }
 
-/// Deletes the new database, however far it is, in a directory that had none before.
+/// Deletes a new database in any state, in a directory without an old one.
 pub(super) fn discard(dir: &Path) -> io::Result<()> {
     [NEW, READY, TABLES].into_iter().try_for_each(|name| remove(dir, name))
 }
 
-/// Uses the new database from now on. Both must be closed ([`Engine::close`]); there need not be an old one.
+/// Puts the new database into use. Both must be closed ([`Engine::close`]); an old one need not exist.
 pub(super) fn finish(dir: &Path, old: OldDatabase) -> io::Result<()> {
     sync_tree(&dir.join(NEW))?;
     rename(dir, NEW, READY)?;
@@ -98,13 +98,13 @@ pub(super) fn finish(dir: &Path, old: OldDatabase) -> io::Result<()> {
     Ok(())
 }
 
-/// Renames a database. When this returns, the name survives a loss of power.
+/// Renames a database durably.
 fn rename(dir: &Path, from: &str, to: &str) -> io::Result<()> {
     fs::rename(dir.join(from), dir.join(to))?;
     File::open(dir)?.sync_all()
 }
 
-/// Deletes a database, if it is there.
+/// Deletes a database, if it exists.
 fn remove(dir: &Path, name: &str) -> io::Result<()> {
     match fs::remove_dir_all(dir.join(name)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -112,7 +112,7 @@ fn remove(dir: &Path, name: &str) -> io::Result<()> {
     }
 }
 
-/// Makes sure that everything below a directory survives a loss of power.
+/// Syncs everything below a directory.
 fn sync_tree(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
@@ -132,7 +132,7 @@ mod tests {
 
     const CACHE: u64 = 1 << 20;
 
-    /// A database that knows its name.
+    /// Creates a database with a content.
     fn make(dir: &Path, name: &str, content: &str) {
         let engine = Engine::open(&dir.join(name), CACHE).unwrap();
         engine.commit(&Rows::from([(vec![1], Some(content.into()))])).unwrap();
@@ -153,7 +153,7 @@ mod tests {
         names
     }
 
-    /// Databases with their contents, then what is used and what is there in the end.
+    /// Databases with their contents, then the expected content and directories.
     type State = (&'static [(&'static str, &'static str)], &'static str, &'static [&'static str]);
 
     #[test]
@@ -164,10 +164,10 @@ mod tests {
             (&[(TABLES, "old"), (READY, "new")], "old", &[TABLES]),
             (&[(OLD, "old"), (READY, "new")], "new", &[TABLES]),
             (&[(TABLES, "new"), (OLD, "old")], "new", &[TABLES]),
-            // The old one is kept.
+            // The old database is kept.
             (&[("tables.kept", "old"), (READY, "new")], "new", &[TABLES, "tables.kept"]),
             (&[(TABLES, "new"), ("tables.kept", "old")], "new", &[TABLES, "tables.kept"]),
-            // There was no old one.
+            // There is no old database.
             (&[(READY, "new")], "new", &[TABLES]),
         ];
         for (before, expected, after) in states {

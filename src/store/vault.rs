@@ -1,12 +1,14 @@
-//! Secrets at rest: rows that hold keys or tokens are encrypted under a key that is not in the database.
+//! Encryption of secrets at rest.
 //!
-//! The key is in a file of its own, which is made with the directory and readable by its owner only, or it is given in
-//! the environment. Whoever has a copy of the database, a backup say, and not the key, has no HPKE private key, no
-//! verification key and no token. What is not encrypted: reports, which clients have sealed already, and sums, each of
-//! which is one aggregator's half.
+//! # Decision: rows are encrypted, not files
 //!
-//! XChaCha20-Poly1305 with a random nonce for each value. The key of a row is authenticated with its value, so that
-//! rows cannot be exchanged for each other.
+//! Rows with keys or tokens are encrypted; reports are sealed by clients already, and sums are one aggregator's half.
+//! Backups and compaction copy rows without the key. The key is in its own file, created with the directory and
+//! readable by its owner only, or in the environment. A copy of the database without the key, such as a backup, reveals
+//! no HPKE private key, verification key or token.
+//!
+//! The cipher is XChaCha20-Poly1305 with a random nonce per value. The key of the row is authenticated, so that rows
+//! cannot be exchanged.
 
 use std::{
     fmt,
@@ -34,52 +36,52 @@ const KEY_BYTES: usize = 32;
 const NONCE_BYTES: usize = 24;
 const TAG_BYTES: usize = 16;
 
-/// Where the key that secrets are encrypted under comes from.
+/// The source of the key that encrypts secrets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum KeySource {
-    /// A file named `secrets.key` in the data directory, made at the first start.
+    /// The file `secrets.key` in the data directory, created at the first start.
     #[default]
     InDirectory,
-    /// A file elsewhere, made at the first start.
+    /// Another file, created at the first start.
     File(PathBuf),
     /// The key itself: 32 bytes.
     Given(Secret),
 }
 
-/// Why there is no key to encrypt secrets under.
+/// Why the encryption key is not available.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// The file that should hold it is not there, and the directory is not new.
+    /// The key file is missing and the directory is not new.
     #[error(
         "the key file {} is missing, and the secrets in the data directory are encrypted under it: bring it back, or \
          name its place with secrets.key_file, or give the key itself in DAPBOX_SECRETS__KEY",
         .0.display()
     )]
     Missing(PathBuf),
-    /// It is not a key.
+    /// The key is malformed.
     #[error("{0} does not hold a key: 32 bytes as unpadded base64url are expected")]
     Malformed(String),
-    /// Everybody can read it.
+    /// The key file is readable by everyone.
     #[error("the key file {} can be read by everybody: chmod 600 it, and think of the key as known", .0.display())]
     Exposed(PathBuf),
-    /// It is another directory's.
+    /// The key belongs to another directory.
     #[error(
         "the key does not fit this data directory, whose secrets are encrypted under another: bring back the right one \
          (its file is {KEY_FILE} in the directory, if nothing else was configured)"
     )]
     Wrong,
-    /// The file system refused.
+    /// The file system failed.
     #[error("the key file {} cannot be used: {error}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         error: io::Error,
     },
 }
 
 impl KeySource {
-    /// The file that the key for a data directory is in, if it is in one.
+    /// The key file of a data directory, if the key is in one.
     pub fn file(&self, dir: &Path) -> Option<PathBuf> {
         match self {
             Self::InDirectory => Some(dir.join(KEY_FILE)),
@@ -88,7 +90,7 @@ impl KeySource {
         }
     }
 
-    /// The key for a data directory.
+    /// Reads the key of a data directory.
     pub fn read(&self, dir: &Path) -> Result<Secret, KeyError> {
         match self {
             Self::InDirectory => read_key(&dir.join(KEY_FILE)),
@@ -98,7 +100,7 @@ impl KeySource {
         }
     }
 
-    /// The key for a data directory that is new: made if it is not there.
+    /// Reads the key of a data directory, or creates it.
     pub(super) fn read_or_make(&self, dir: &Path) -> Result<Secret, KeyError> {
         match self.read(dir) {
             Err(KeyError::Missing(path)) => {
@@ -110,7 +112,7 @@ impl KeySource {
         }
     }
 
-    /// Puts a key where [`Self::read`] finds it. It must not find another there.
+    /// Stores a key for [`Self::read`]. Fails if another key exists.
     pub(super) fn install(&self, dir: &Path, key: &Secret) -> Result<(), KeyError> {
         match self.read(dir) {
             Ok(found) if found == *key => Ok(()),
@@ -138,7 +140,7 @@ fn read_key(path: &Path) -> Result<Secret, KeyError> {
         .ok_or_else(|| KeyError::Malformed(path.display().to_string()))
 }
 
-/// Writes a key file, for its owner only. It is durable before anything is encrypted under it, and never half there.
+/// Writes a key file for its owner only. The file is durable and complete when this returns.
 fn write_key(path: &Path, key: &Secret) -> Result<(), KeyError> {
     let write = || {
         let begun = path.with_extension("key.new");
@@ -158,13 +160,13 @@ fn write_key(path: &Path, key: &Secret) -> Result<(), KeyError> {
 #[derive(Clone)]
 pub(super) struct Vault(Arc<XChaCha20Poly1305>);
 
-/// A value was not encrypted under this key, or for another row.
+/// A value was encrypted under another key or for another row.
 #[derive(Debug, thiserror::Error)]
 #[error("it does not decrypt")]
 pub(super) struct DecryptError;
 
 impl Vault {
-    /// Takes a key of 32 bytes.
+    /// Creates a vault with a key of 32 bytes.
     pub(super) fn new(key: &Secret) -> Result<Self, KeyError> {
         let cipher = XChaCha20Poly1305::new_from_slice(key.expose());
         Ok(Self(Arc::new(cipher.map_err(|_| KeyError::Malformed("what was given".to_owned()))?)))
@@ -179,7 +181,7 @@ impl Vault {
         Ok([&nonce[..], &sealed].concat())
     }
 
-    /// Whether it is long enough to be an encrypted value.
+    /// Whether a value is long enough to be encrypted.
     pub(super) fn has_valid_length(sealed: &[u8]) -> bool {
         sealed.len() >= NONCE_BYTES + TAG_BYTES
     }

@@ -1,4 +1,4 @@
-//! Which rows were committed while a backup is made.
+//! Tracks the rows that are committed during a backup.
 
 use std::{
     collections::BTreeSet,
@@ -7,30 +7,30 @@ use std::{
 
 use crate::engine::Rows;
 
-/// What a noted key takes beside its bytes.
+/// The memory of a tracked key besides its bytes.
 const PER_KEY: usize = 64;
 
-/// Where the writer notes what it commits, while a backup is made; there is one at a time.
+/// The tracker of the running backup, if there is one.
 #[derive(Debug, Default)]
 pub(crate) struct ChangeTracker(Mutex<Option<TrackedChanges>>);
 
 #[derive(Debug)]
 struct TrackedChanges {
-    /// How far the rows are copied. Those after it need no note: they are copied as they are then.
+    /// The last copied key. Rows after it need no tracking, because they are copied later.
     copied: Option<Vec<u8>>,
-    /// Keys of rows that changed since they were copied.
+    /// The keys of rows that changed since they were copied.
     keys: BTreeSet<Vec<u8>>,
-    /// What they take.
+    /// Their memory.
     bytes: usize,
-    /// What they may take.
+    /// The limit of the memory.
     limit: usize,
-    /// Whether they took more: the backup cannot be finished.
+    /// Whether the limit was exceeded: the backup fails.
     is_over: bool,
 }
 
 impl ChangeTracker {
-    /// For the writer: these rows are being committed. It holds the lock of the disk, as does whoever copies, so that
-    /// a row is either copied as it is from now on or noted.
+    /// Tracks rows that are being committed. Both the writer and the backup hold the lock of the disk, so each row is
+    /// either copied in its new state or tracked.
     pub(crate) fn record(&self, rows: &Rows) {
         let Some(tracked) = &mut *self.lock() else { return };
         let Some(copied) = &tracked.copied else { return };
@@ -46,7 +46,7 @@ impl ChangeTracker {
         }
     }
 
-    /// Begins to note, until the guard is dropped. `None` if another backup is being made.
+    /// Starts tracking until the guard is dropped. Returns `None` if another backup is running.
     pub(super) fn begin(&self, limit: usize) -> Option<TrackingGuard<'_>> {
         let mut place = self.lock();
         if place.is_some() {
@@ -61,22 +61,22 @@ impl ChangeTracker {
     }
 }
 
-/// The notes of one backup, for whoever makes it. All is done while the lock of the disk is held.
+/// The tracker of one backup. All methods are called under the lock of the disk.
 pub(super) struct TrackingGuard<'a>(&'a ChangeTracker);
 
-/// More was written than could be noted.
+/// Too many rows changed.
 #[derive(Debug)]
 pub(super) struct TooManyChanges;
 
 impl TrackingGuard<'_> {
-    /// All rows up to this key are copied.
+    /// Records that all rows up to this key are copied.
     pub(super) fn copied(&self, key: &[u8]) {
         if let Some(tracked) = &mut *self.0.lock() {
             tracked.copied = Some(key.to_vec());
         }
     }
 
-    /// Whether so much is noted that some of it should be written before more is copied.
+    /// Whether half of the memory is used, so that changes should be written before more rows are copied.
     pub(super) fn is_half_full(&self) -> Result<bool, TooManyChanges> {
         match &*self.0.lock() {
             Some(tracked) if !tracked.is_over => Ok(tracked.bytes > tracked.limit / 2),
@@ -84,7 +84,7 @@ impl TrackingGuard<'_> {
         }
     }
 
-    /// Takes one key out, if there is any.
+    /// Removes and returns a tracked key.
     pub(super) fn take(&self) -> Result<Option<Vec<u8>>, TooManyChanges> {
         match &mut *self.0.lock() {
             Some(tracked) if !tracked.is_over => {

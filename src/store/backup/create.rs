@@ -1,10 +1,9 @@
-//! A backup of a store in use.
+//! Creates a backup of a store in use.
 //!
-//! Rows are copied in the order of their keys, a few at a time, each time under a lock that commits wait for. The keys
-//! of rows that were copied and are committed again are noted meanwhile, and the rows written once more as they are
-//! then. At the moment when nothing is noted any more, under the same lock, the backup shows exactly what the
-//! database holds. No lock is held while bytes are written, so whoever takes them may be as slow as they like, as long
-//! as what is noted meanwhile does not get too much.
+//! Rows are copied in the order of their keys, in portions, each under a lock that commits wait for. Keys of copied
+//! rows that are committed again are tracked, and their rows are written again. Once no key is tracked, under the same
+//! lock, the backup equals the database. No lock is held while bytes are written, so the output may be slow, as long as
+//! the tracked keys fit into memory.
 
 use std::{
     io::{self, Write},
@@ -26,41 +25,41 @@ use crate::{
 use dapbox_protocol::model::{Secret, Time};
 use dapbox_support::{Fault, clock};
 
-/// How much is read under the lock at once.
+/// The bytes read per lock.
 const BYTES_AT_ONCE: usize = 1 << 20;
-/// And that many rows, at most.
+/// The most rows read per lock.
 const ROWS_AT_ONCE: usize = 1000;
-/// How many times what was copied may be written again, because it changes meanwhile.
+/// How many times the copied bytes may be written again because rows changed.
 const AGAIN: usize = 4;
 
-/// What a backup is made with.
+/// Options of a backup.
 #[derive(Debug, Default)]
 pub struct BackupOptions {
-    /// Put in so that whoever has the backup can read the secrets in it.
+    /// The encryption key to include, so that the reader of the backup can decrypt its secrets.
     pub key: Option<Secret>,
-    /// How much memory it may take to note what is written meanwhile, in bytes.
+    /// Memory to track changed rows, in bytes.
     pub tracking_bytes: usize,
 }
 
-/// What was written.
+/// The result of a backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BackupSummary {
-    /// The moment that the backup shows.
+    /// The moment of the snapshot.
     pub moment: Time,
-    /// How many records it has.
+    /// The number of records.
     pub records: u64,
-    /// How long it is.
+    /// The length, in bytes.
     pub bytes: u64,
 }
 
 impl Store {
-    /// Writes a backup of what the store holds at some moment before this returns. Writes go on meanwhile; all that
-    /// were answered before this was called are in it. Blocks for as long as whoever takes the bytes does.
+    /// Writes a backup: a snapshot at some moment before this returns. Writes continue, and all writes answered before
+    /// the call are included. Blocks as long as the output does.
     ///
     /// # Errors
     ///
-    /// If another backup is being made, if the bytes are not taken, if more is written meanwhile than can be noted, or
-    /// if the store has stopped. What was written is of no use then, and its reader knows that by its missing end.
+    /// Fails if another backup is running, if the output fails, if too many rows change, or if the store has stopped.
+    /// The partial output is useless; readers detect its missing end.
     pub fn backup(&self, out: impl Write, options: BackupOptions) -> Result<BackupSummary, BackupError> {
         let core = &*self.inner.core;
         let tracking = core.changes.begin(options.tracking_bytes).ok_or(BackupError::Busy)?;
@@ -88,7 +87,7 @@ impl Store {
             if let Some(moment) = moment {
                 break moment;
             }
-            // The same few rows may change faster than they are written out.
+            // A few rows may change faster than they are written.
             again += records.iter().map(Record::len).sum::<usize>();
             if again > AGAIN * copied.max(BYTES_AT_ONCE) {
                 return Err(BackupError::TooManyChanges);
@@ -100,7 +99,7 @@ impl Store {
     }
 }
 
-/// Reads the rows that follow. When there are no more, everything from here on is noted.
+/// Reads the next rows. After the last row, all changes are tracked.
 fn copy(core: &Core, tracking: &TrackingGuard<'_>, after: Option<&[u8]>) -> Result<Vec<Row>, BackupError> {
     locked(core, |engine| {
         let (mut rows, mut bytes) = (Vec::new(), 0);
@@ -119,7 +118,7 @@ fn copy(core: &Core, tracking: &TrackingGuard<'_>, after: Option<&[u8]>) -> Resu
     })
 }
 
-/// Reads some of the rows that were noted. With them comes the moment, if nothing is noted any more.
+/// Reads some of the tracked rows. Also returns the moment if no more are tracked.
 fn catch_up(core: &Core, tracking: &TrackingGuard<'_>) -> Result<(Vec<Record>, Option<Time>), BackupError> {
     locked(core, |engine| {
         let (mut records, mut bytes) = (Vec::new(), 0);
@@ -137,7 +136,7 @@ fn catch_up(core: &Core, tracking: &TrackingGuard<'_>) -> Result<(Vec<Record>, O
     })
 }
 
-/// Does something between two commits.
+/// Runs a function between two commits.
 fn locked<T>(core: &Core, f: impl FnOnce(&Engine) -> Result<T, BackupError>) -> Result<T, BackupError> {
     let disk = core.disk.read().unwrap_or_else(PoisonError::into_inner);
     core.check()?;

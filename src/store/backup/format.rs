@@ -22,15 +22,15 @@ use sha2::{Digest, Sha256};
 
 use dapbox_protocol::model::{Secret, Time};
 
-/// How every backup begins, before its version and a newline.
+/// The start of every backup, before its version and a newline.
 const MAGIC: &[u8] = b"dapbox backup, version ";
 /// The version that is written.
 const VERSION: &[u8] = b"1\n";
-/// The longest header.
+/// The maximum length of the header.
 const MAX_HEADER: u32 = 64 << 10;
-/// The longest key of a row.
+/// The maximum length of a key.
 const MAX_KEY: u32 = 1 << 10;
-/// The longest value of a row: the longest body that can be configured to be taken is less.
+/// The maximum length of a value, above the longest configurable body.
 const MAX_VALUE: u32 = 1 << 30;
 
 const ROW: u8 = 1;
@@ -38,32 +38,32 @@ const CHANGED: u8 = 2;
 const GONE: u8 = 3;
 const END: u8 = 4;
 
-/// What a backup says about itself at its beginning.
+/// The header of a backup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
-    /// When it was begun.
+    /// When the backup started.
     pub begun: Time,
-    /// The version of the program that made it.
+    /// The version of the program.
     pub program: String,
-    /// The version of the data directory's layout.
+    /// The layout version of the data directory.
     pub layout: u32,
-    /// The key that secrets in it are encrypted with, if it was asked for.
+    /// The key that its secrets are encrypted with, if it is included.
     pub key: Option<Secret>,
 }
 
-/// A part of a backup.
+/// A record of a backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
-    /// A row as it was copied.
+    /// A copied row.
     Row(Vec<u8>, Vec<u8>),
-    /// A row as it is since.
+    /// A row that changed after it was copied.
     Changed(Vec<u8>, Vec<u8>),
-    /// The key of a row that is gone since.
+    /// The key of a row that was deleted after it was copied.
     Gone(Vec<u8>),
 }
 
 impl Record {
-    /// How many bytes of keys and values it has.
+    /// The length of key and value, in bytes.
     pub fn len(&self) -> usize {
         match self {
             Self::Row(key, value) | Self::Changed(key, value) => key.len() + value.len(),
@@ -75,19 +75,19 @@ impl Record {
 /// Why a backup cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum FormatError {
-    /// It is something else.
+    /// It is no backup.
     #[error("this is not a backup: it begins with something else")]
     Foreign,
-    /// A later release has made it.
+    /// A later release created it.
     #[error("the backup was made by a newer release; use that release, or a newer one, to restore it")]
     Newer,
-    /// Its end is missing.
+    /// It is truncated.
     #[error("the backup is cut off; it was not finished, or not copied whole: use another one")]
     CutOff,
-    /// It is not what was written.
+    /// It is damaged.
     #[error("the backup is damaged ({0}); use another one")]
     Damaged(String),
-    /// It cannot be read at all.
+    /// The input failed.
     #[error("the backup cannot be read: {0}")]
     Io(io::Error),
 }
@@ -107,7 +107,7 @@ pub(super) struct Writer<W> {
 }
 
 impl<W: Write> Writer<W> {
-    /// Writes the beginning.
+    /// Writes the header.
     pub(super) fn new(out: W, header: &Header) -> io::Result<Self> {
         let mut writer = Self { out, hash: Sha256::new(), records: 0, bytes: 0 };
         let mut bytes = Vec::new();
@@ -136,7 +136,7 @@ impl<W: Write> Writer<W> {
         value.map_or(Ok(()), |value| self.put(value))
     }
 
-    /// Writes the end, and says how many records and bytes there are.
+    /// Writes the end. Returns the numbers of records and bytes.
     pub(super) fn finish(mut self, moment: Time) -> io::Result<(u64, u64)> {
         self.put(&[END])?;
         self.put(&self.records.to_be_bytes())?;
@@ -160,7 +160,7 @@ impl<W: Write> Writer<W> {
     }
 }
 
-/// Reads a backup. Whatever the bytes are, it does not take more memory than there are bytes.
+/// Reads a backup. Takes no more memory than the length of the input, for any input.
 pub(super) struct Reader<R> {
     input: R,
     hash: Sha256,
@@ -171,7 +171,7 @@ pub(super) struct Reader<R> {
 }
 
 impl<R: Read> Reader<R> {
-    /// Reads the beginning.
+    /// Reads the header.
     pub(super) fn new(mut input: R) -> Result<Self, FormatError> {
         let mut start = Vec::new();
         let length = MAGIC.len() + VERSION.len();
@@ -196,22 +196,22 @@ impl<R: Read> Reader<R> {
         if rest.is_empty() { Ok(reader) } else { Err(FormatError::damaged("something follows its header")) }
     }
 
-    /// What it says about itself. Not to be relied upon before the end was read.
+    /// The header. It is verified only after the end was read.
     pub(super) fn header(&self) -> &Header {
         &self.header
     }
 
-    /// The moment that it shows, once the end was read and everything is as it was written.
+    /// The moment of the snapshot, once everything was read and verified.
     pub(super) fn moment(&self) -> Option<Time> {
         self.moment
     }
 
-    /// How many records and bytes were read.
+    /// The numbers of records and bytes read.
     pub(super) fn progress(&self) -> (u64, u64) {
         (self.records, self.bytes)
     }
 
-    /// The next record, or `None` at the end, if everything is as it was written.
+    /// Reads the next record; `None` at the verified end.
     pub(super) fn next(&mut self) -> Result<Option<Record>, FormatError> {
         if self.moment.is_some() {
             return Ok(None);
@@ -270,7 +270,7 @@ impl<R: Read> Reader<R> {
 
     fn take(&mut self, length: u32) -> Result<Vec<u8>, FormatError> {
         let mut bytes = Vec::new();
-        // Grows with what is really there.
+        // Allocates with the actual length.
         self.input.by_ref().take(length.into()).read_to_end(&mut bytes).map_err(FormatError::Io)?;
         if bytes.len() < length as usize {
             return Err(FormatError::CutOff);

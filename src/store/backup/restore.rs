@@ -1,9 +1,9 @@
-//! Making a data directory of a backup.
+//! Restores a backup into a new data directory.
 //!
-//! A copy of the past does not know what it did since: which reports it aggregated, which batches it gave a share of. If
-//! it went on as if nothing had happened, it would do both a second time. So whoever restores passes a function that
-//! closes the past, and what it does is written before the directory becomes one that can be opened: until then its
-//! marker says that it is being restored, and its database has another name ([`swap`]).
+//! A copy of the past does not know which reports it aggregated since and which batches it gave shares of. It would do
+//! both a second time. The caller therefore passes a function that closes the past. Its changes are written before the
+//! directory can be opened: until then the marker says that a restore is running, and the database has another name
+//! ([`swap`]).
 
 use std::{
     io::{self, Read},
@@ -27,32 +27,32 @@ use crate::{
 use dapbox_protocol::model::{Secret, Time};
 use dapbox_support::Fault;
 
-/// Changes are written when they take so many bytes,
+/// Changes are written in portions of this many bytes,
 const BYTES_AT_ONCE: usize = 8 << 20;
-/// or are so many.
+/// or this many rows.
 const ROWS_AT_ONCE: usize = 1000;
-/// What was read is told after that many records.
+/// The number of records between two progress reports.
 const RECORDS_PER_TICK: u64 = 256;
 
-/// Why a backup is not restored.
+/// Why a restore fails.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
-    /// The backup is no good.
+    /// The backup is invalid.
     #[error(transparent)]
     Backup(#[from] VerifyError),
-    /// The directory is no good.
+    /// The directory cannot be used.
     #[error(transparent)]
     Directory(#[from] OpenError),
-    /// There is no key to read its secrets with.
+    /// The encryption key is missing.
     #[error(
         "the backup does not hold the key that its secrets are encrypted under: give it with --key-file (it is \
          secrets.key in the directory that was backed up, if nothing else was configured)"
     )]
     NoKey,
-    /// The key is no good.
+    /// The encryption key is invalid.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// Something of ours failed.
+    /// An internal error.
     #[error(transparent)]
     Fault(#[from] Fault),
 }
@@ -75,12 +75,11 @@ impl From<io::Error> for RestoreError {
     }
 }
 
-/// Makes a data directory of a backup, in a place where there is nothing. Nothing is left behind if it fails.
+/// Restores a backup into a new directory. Leaves nothing behind on failure.
 ///
-/// `close` is called when everything was read and found to be good, with the moment that the backup shows, and must
-/// close what the copy cannot know about. `key` is the one that secrets in the backup are encrypted under; if it is not
-/// given, the one in the backup is taken, or else the one that the directory would be opened with. It is put where the
-/// directory is opened with it. `read` is told from time to time how many bytes were read.
+/// `close` is called after everything was read and verified, with the moment of the snapshot. It must close everything
+/// that the copy cannot know. `key` is the encryption key of the backup; the default is the one in the backup, or else
+/// the one of `options`. It is stored where `options` expects it. `read` receives the number of bytes read so far.
 pub fn restore<T>(
     dir: &Path,
     options: &Options,
@@ -107,13 +106,13 @@ pub fn restore<T>(
         Ok(done)
     });
     if restored.is_err() {
-        // The first error is the one to tell. What is left is refused by its marker.
+        // The first error is returned. The marker makes remaining files unusable.
         let _ = swap::discard(dir).and_then(|()| open::unclaim(dir));
     }
     restored
 }
 
-/// Writes the rows into a new database, and closes the past.
+/// Writes the rows into a new database and closes the past.
 fn fill<T>(
     dir: &Path,
     cache_bytes: u64,
@@ -134,7 +133,7 @@ fn fill<T>(
     done
 }
 
-/// Writes all records, and returns the moment that they show.
+/// Writes all records. Returns the moment of the snapshot.
 fn apply(engine: &Engine, reader: &mut Reader<impl Read>, mut read: impl FnMut(u64)) -> Result<Time, RestoreError> {
     let damaged = |why: &str| FormatError::Damaged(why.to_owned());
     let mut importer = Importer::new(engine);

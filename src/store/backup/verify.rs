@@ -1,4 +1,4 @@
-//! Reading a backup through: whether it is whole, and what it holds.
+//! Verifies a backup and describes its content.
 
 use std::{collections::BTreeMap, io::Read};
 
@@ -12,21 +12,21 @@ use crate::{
 };
 use dapbox_protocol::model::{Revision, Role, TaskId, Time};
 
-/// What is kept of the id of an aggregated report, in bytes.
+/// The length of a recorded id, in bytes.
 const ID_BYTES: u64 = 8;
-/// What was read is told after that many records.
+/// The number of records between two progress reports.
 const RECORDS_PER_TICK: u64 = 256;
 
-/// Why a backup is not good.
+/// Why a backup is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
-    /// Its bytes are not as they were written.
+    /// Its bytes are invalid.
     #[error(transparent)]
     Format(#[from] FormatError),
-    /// It is of a layout that this program does not know.
+    /// Its layout is unknown.
     #[error("the backup is of another release (layout {0}); use that release, or a newer one, to restore it")]
     OtherLayout(u32),
-    /// It holds something that no table has.
+    /// It contains an invalid row.
     #[error("the backup holds {0}; use the release that made it, or a newer one, or another backup")]
     Row(String),
 }
@@ -37,51 +37,51 @@ impl From<RowError> for VerifyError {
     }
 }
 
-/// What a backup holds.
+/// The content of a backup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct BackupContents {
-    /// When it was begun.
+    /// When the backup started.
     pub begun: Time,
-    /// The moment that it shows.
+    /// The moment of the snapshot.
     pub moment: Time,
-    /// The version of the program that made it.
+    /// The version of the program.
     pub program: String,
-    /// The version of the data directory's layout.
+    /// The layout version of the data directory.
     pub layout: u32,
-    /// Whether the key that secrets in it are encrypted with is in it.
+    /// Whether it includes the encryption key.
     pub has_key: bool,
-    /// How long it is.
+    /// The length, in bytes.
     pub bytes: u64,
-    /// How many records it has.
+    /// The number of records.
     pub records: u64,
-    /// How many HPKE keys it has.
+    /// The number of HPKE keys.
     pub hpke_keys: u64,
-    /// How many tasks were removed for ever.
+    /// The number of removed tasks.
     pub removed_tasks: u64,
-    /// Its tasks.
+    /// The tasks.
     pub tasks: Vec<TaskContents>,
 }
 
-/// What a backup holds of a task.
+/// The content of a backup for one task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TaskContents {
     /// The task's id.
     pub id: TaskId,
-    /// The protocol revision, if the key is in the backup: tasks are encrypted.
+    /// The protocol revision, if the backup includes the encryption key.
     pub revision: Option<Revision>,
-    /// Our role, likewise.
+    /// Our role, if the backup includes the encryption key.
     pub role: Option<Role>,
-    /// Reports that wait or are in aggregation jobs under way (leader).
+    /// Reports that wait or are in running jobs (leader).
     pub waiting: u64,
-    /// Reports in sums, also of batches that were collected.
+    /// Reports in sums, including collected ones.
     pub aggregated: u64,
-    /// Ids of aggregated reports that are remembered.
+    /// Recorded ids of aggregated reports.
     pub remembered: u64,
-    /// Batches that were collected.
+    /// Collected batches.
     pub batches_collected: u64,
 }
 
-/// Reads a backup through. `read` is told from time to time how many bytes were read.
+/// Verifies a backup and returns its content. `read` receives the number of bytes read so far.
 pub fn verify(input: impl Read, mut read: impl FnMut(u64)) -> Result<BackupContents, VerifyError> {
     let mut reader = Reader::new(input)?;
     check_header(reader.header())?;
@@ -117,12 +117,12 @@ pub fn verify(input: impl Read, mut read: impl FnMut(u64)) -> Result<BackupConte
     })
 }
 
-/// Refuses a backup of another layout: there are none of an earlier one.
+/// Rejects a backup of another layout.
 pub(super) fn check_header(header: &Header) -> Result<(), VerifyError> {
     if header.layout == open::LAYOUT { Ok(()) } else { Err(VerifyError::OtherLayout(header.layout)) }
 }
 
-/// Checks that a row is one of a table, of a version that this program knows.
+/// Checks that a row belongs to a known table and version.
 pub(super) fn check_row(key: &[u8], value: &[u8]) -> Result<(), VerifyError> {
     let prefix = key.first().copied().unwrap_or_default();
     let Some((_, check)) = TABLES.iter().find(|(of, _)| *of == prefix) else {
@@ -133,7 +133,7 @@ pub(super) fn check_row(key: &[u8], value: &[u8]) -> Result<(), VerifyError> {
 
 type Check = fn(&[u8], &[u8]) -> Result<(), RowError>;
 
-/// How the rows of each table are checked.
+/// The checks of the tables.
 const TABLES: [(u8, Check); 28] = [
     (table::SEQUENCES.prefix, |key, value| decodes(&table::SEQUENCES, key, value)),
     (table::TASKS.0.prefix, |key, value| check_encrypted(&table::TASKS, key, value)),
@@ -174,7 +174,7 @@ fn decodes<K: Key, V: Serialize + DeserializeOwned>(
     table.read(value).map(drop)
 }
 
-/// A row that is encrypted: what is in it cannot be looked at without the key.
+/// Checks an encrypted row without decrypting it.
 fn check_encrypted<K: Key, V: Serialize + DeserializeOwned>(
     table: &EncryptedTable<K, V>,
     key: &[u8],
@@ -184,10 +184,10 @@ fn check_encrypted<K: Key, V: Serialize + DeserializeOwned>(
     table.check(value)
 }
 
-/// What the rows that were read so far amount to. A row may still change, so each is kept with its count.
+/// The counts of the rows read so far. They are kept per row, because a row may still change.
 #[derive(Default)]
 struct Tally {
-    /// Decrypts what is secret, if the key is known.
+    /// Decrypts secrets, if the key is known.
     vault: Option<Vault>,
     tasks: BTreeMap<TaskId, Option<(Revision, Role)>>,
     counts: BTreeMap<Vec<u8>, u64>,
