@@ -154,7 +154,7 @@ impl AcknowledgedFile {
         self.commits.store(commits, Ordering::Release);
         match self.wake.as_ref().map(|wake| wake.try_send(())) {
             Some(Err(TrySendError::Disconnected(()))) => Err(io::Error::other("commit recorder panicked")),
-            // If it is full, the thread is about to look anyway.
+            // A full channel means that the thread is about to read the number.
             _ => Ok(()),
         }
     }
@@ -187,7 +187,7 @@ fn watch(file: &File, ledger: Ledger, commits: &AtomicU64, woken: &Receiver<()>)
             let record = encode(ledger.id, latest);
             match file.write_all_at(&record, RECORD_OFFSETS[turn % 2]).and_then(|()| file.sync_data()) {
                 Ok(()) => (written, turn) = (latest, turn + 1),
-                // It says too little then, which harms nobody as long as the disk is sound.
+                // The number is then too low, which is harmless while the disk works.
                 Err(error) => tracing::error!(%error, "cannot record durable commits"),
             }
         }
@@ -213,7 +213,7 @@ mod tests {
         assert_ne!(ledger.sum, full);
         ledger.replace(b"a", Some(b"2"), None);
         assert_eq!(ledger.sum, row_hash(b"b", b"2"));
-        // Values that change places do not cancel out.
+        // Exchanged values do not cancel out.
         assert_ne!(
             row_hash(b"a", b"1").wrapping_add(row_hash(b"b", b"2")),
             row_hash(b"a", b"2").wrapping_add(row_hash(b"b", b"1"))

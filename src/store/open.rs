@@ -75,14 +75,14 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<(Disk, State), OpenE
     Ok((Disk { engine, _lock: marker }, state))
 }
 
-/// Writes today's layout into the marker.
+/// Writes the current layout into the marker.
 fn mark(dir: &Path, marker: &File) -> io::Result<()> {
     marker.write_all_at(format!("{MARKER_TEXT}{LAYOUT}\n").as_bytes(), 0)?;
     marker.sync_all()?;
     File::open(dir)?.sync_all()
 }
 
-/// Opens the database. If the disk is too full for that, or will be as soon as something is written, the ballast goes.
+/// Opens the database. Releases the ballast if the disk is too full to open it or to write to it.
 fn open_engine(dir: &Path, options: &Options) -> Result<Engine, OpenError> {
     let (cache_bytes, ballast_bytes) = (options.cache_bytes, options.ballast_bytes);
     let ballast = Ballast::new(dir, ballast_bytes);
@@ -103,7 +103,7 @@ fn open_engine(dir: &Path, options: &Options) -> Result<Engine, OpenError> {
     }
 }
 
-/// Takes the lock of a directory that has been used, to do something to its database.
+/// Locks an existing directory to work on its database.
 pub(super) fn claim_existing(dir: &Path) -> Result<File, OpenError> {
     check_user(dir)?;
     match fs::metadata(dir.join(MARKER)) {
@@ -119,13 +119,13 @@ pub(super) fn claim_existing(dir: &Path) -> Result<File, OpenError> {
     Ok(marker)
 }
 
-/// A directory that is ours alone and cannot be opened by anybody.
+/// An exclusively locked directory that cannot be opened.
 pub(super) struct DirectoryClaim {
-    /// Keeps other processes out.
+    /// Excludes other processes.
     _lock: File,
 }
 
-/// Takes an empty directory, or makes it, to restore a backup into it.
+/// Claims an empty or new directory to restore a backup into it.
 pub(super) fn claim_vacant(dir: &Path) -> Result<DirectoryClaim, OpenError> {
     create_dir(dir)?;
     check_user(dir)?;
@@ -141,7 +141,7 @@ pub(super) fn claim_vacant(dir: &Path) -> Result<DirectoryClaim, OpenError> {
 }
 
 impl DirectoryClaim {
-    /// The directory has all that it needs, and can be opened from now on.
+    /// Marks the directory as complete: it can be opened from now on.
     pub(super) fn complete(self, dir: &Path) -> io::Result<()> {
         let temporary = dir.join(format!("{MARKER}.new"));
         let mut marker = File::create(&temporary)?;
@@ -152,12 +152,12 @@ impl DirectoryClaim {
     }
 }
 
-/// Leaves a directory as empty as it was.
+/// Removes the marker.
 pub(super) fn unclaim(dir: &Path) -> io::Result<()> {
     fs::remove_file(dir.join(MARKER))
 }
 
-/// Makes the directory if there is none, closed to everybody else: there are keys in it.
+/// Creates the directory if it does not exist, with access for its owner only: it holds keys.
 fn create_dir(dir: &Path) -> io::Result<()> {
     match DirBuilder::new().recursive(true).mode(0o700).create(dir) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
@@ -165,18 +165,18 @@ fn create_dir(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// What a marker says.
+/// The content of a marker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum MarkerState {
-    /// It has yet to be written.
+    /// Empty: the directory is new.
     New,
-    /// The directory has today's layout.
+    /// The current layout.
     Current,
-    /// The directory has the first layout.
+    /// The first layout.
     Version1,
 }
 
-/// Checks the marker and returns it locked, with what it says.
+/// Locks and reads the marker.
 fn claim(dir: &Path) -> Result<(File, MarkerState), OpenError> {
     let path = dir.join(MARKER);
     if !path.exists() && !is_vacant(dir)? {
@@ -189,7 +189,7 @@ fn claim(dir: &Path) -> Result<(File, MarkerState), OpenError> {
         Err(TryLockError::Error(error)) => return Err(error.into()),
     }
     let mut bytes = Vec::new();
-    // More than the marker can be long, so that a file that only has its name is not read whole.
+    // Longer than any marker, so that an unrelated file of this name is not read completely.
     (&mut marker).take(200).read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes);
     let version = text.strip_prefix(MARKER_TEXT).and_then(|version| version.strip_suffix('\n'));
@@ -203,11 +203,11 @@ fn claim(dir: &Path) -> Result<(File, MarkerState), OpenError> {
     }
 }
 
-/// Whether the directory is empty, but for what file systems put into theirs, and the key.
+/// Whether the directory is empty, apart from `lost+found` and the key.
 fn is_vacant(dir: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(dir)? {
         let name = entry?.file_name();
-        // An operator may have put the key there beforehand.
+        // An operator may have installed the key beforehand.
         if name != "lost+found" && name != vault::KEY_FILE {
             return Ok(false);
         }

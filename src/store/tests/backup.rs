@@ -1,4 +1,4 @@
-//! Backups of a store that is written to at the same time, and what is made of them.
+//! Backups under concurrent writes, and their restores.
 
 use std::{
     fs,
@@ -20,7 +20,7 @@ use dapbox_support::Fault;
 const CACHE: u64 = 1 << 20;
 const PLENTY: usize = 1 << 20;
 
-/// The key of all directories here.
+/// The encryption key of all directories.
 fn key() -> Secret {
     Secret::new(vec![7; 32])
 }
@@ -33,7 +33,7 @@ fn open(dir: &Path) -> Store {
     Store::open(dir, options()).unwrap()
 }
 
-/// The `n`th write: adds or replaces a row here, deletes one there, and counts.
+/// The `n`th write: adds or replaces one row, deletes another, and counts.
 async fn write(store: &Store, n: u64) {
     let job = |n: u64| AggregationJobId::new([(n * 7 % 97) as u8; 16]);
     let body = Bytes::from(vec![n as u8; if n % 10 == 3 { 150_000 } else { 500 }]);
@@ -60,7 +60,7 @@ async fn written(dir: &Path, writes: u64) -> Store {
 fn rows(dir: &Path) -> Vec<Row> {
     let engine = Engine::open(&dir.join("tables"), CACHE).unwrap();
     let mut rows = Vec::new();
-    // Encrypted twice, a secret makes different rows; and each directory has a key of its own for fingerprints.
+    // Encryption is randomized, and each directory has its own key for fingerprints.
     let sealed = [table::TASKS.0.prefix, table::KEYS.0.prefix, table::SECRETS.0.prefix];
     let visit = |key: &[u8], value| {
         rows.push((key.to_vec(), if sealed.contains(&key[0]) { Vec::new() } else { value }));
@@ -71,7 +71,7 @@ fn rows(dir: &Path) -> Vec<Row> {
     rows
 }
 
-/// Takes a backup, and writes to the store whenever it gets something, as long as it has any writes left.
+/// Receives a backup, and writes to the store whenever it receives bytes, up to a number of writes.
 struct WriteDuringBackup {
     store: Store,
     next: u64,
@@ -113,7 +113,7 @@ fn restore_into(dir: &Path, bytes: &[u8]) -> Result<(), RestoreError> {
 async fn backup_is_consistent_under_concurrent_writes() {
     let dir = tempfile::tempdir().unwrap();
     let store = written(&dir.path().join("a"), 120).await;
-    // Few notes: some of what changes is written again before all is copied.
+    // With little memory, changed rows are written again before all rows are copied.
     for (n, left, tracking_bytes) in [(120, 0, PLENTY), (120, 400, PLENTY), (520, 400, 24_000)] {
         let (bytes, made) = back_up(&store, n, left, tracking_bytes).await;
         made.unwrap();
@@ -124,7 +124,7 @@ async fn backup_is_consistent_under_concurrent_writes() {
         opened.close().await;
         assert!(writes >= n, "{writes}: what was answered before is in it");
         assert!(left == 0 || writes > n, "nothing was written meanwhile");
-        // The same writes, one after the other and no more of them, make the same rows.
+        // The same number of writes without a backup makes the same rows.
         let model = dir.path().join(format!("model-{n}-{left}"));
         written(&model, writes).await.close().await;
         assert!(rows(&model) == rows(&copy), "after {writes} writes");
@@ -143,7 +143,7 @@ async fn backup_fails_on_too_many_changes_and_next_succeeds() {
     verify(&bytes[..], |_| ()).unwrap();
 }
 
-/// Makes another backup while one is made, then does not take any more.
+/// Starts a second backup during the first, then fails.
 struct NestedBackup(Store);
 
 impl Write for NestedBackup {
@@ -231,7 +231,7 @@ async fn rejects_bad_backup_and_leaves_nothing_behind() {
         assert!(matches!(restore_into(&copy, bad), Err(RestoreError::Backup(_))));
         assert_eq!(fs::read_dir(&copy).map_or(0, Iterator::count), 0);
     }
-    // Whoever closes the past may fail, too.
+    // The function that closes the past may fail too.
     let failed = restore(&copy, &options(), &bytes[..], None, |_, _| Err::<(), _>(Fault::new("on purpose")), |_| ());
     assert!(matches!(failed, Err(RestoreError::Fault(_))));
     restore_into(&copy, &bytes).unwrap();
@@ -270,7 +270,7 @@ async fn rejects_directory_during_restore() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("dapbox-data"), "dapbox data directory, being restored\n").unwrap();
     assert!(matches!(Store::open(dir.path(), options()), Err(OpenError::IncompleteRestore)));
-    // Nor can it be opened by its own making while that goes on.
+    // A directory cannot be opened during its restore.
     let store = written(&dir.path().join("a"), 10).await;
     let mut bytes = Vec::new();
     store.backup(&mut bytes, BackupOptions { key: None, tracking_bytes: PLENTY }).unwrap();

@@ -1,4 +1,4 @@
-//! A database is written anew, and nothing is lost by it.
+//! Compaction preserves the content.
 
 use std::ops::ControlFlow;
 
@@ -28,12 +28,12 @@ fn all(engine: &Engine) -> Vec<Row> {
     rows
 }
 
-/// The `n`th id of eight bytes, which no compression would shrink.
+/// The `n`th incompressible id of eight bytes.
 fn id(n: u64) -> [u8; 8] {
     n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes()
 }
 
-/// Writes rows of 300 ids, ten with each commit, as a busy server does.
+/// Writes rows of 300 ids, ten per commit, like a busy server.
 fn fill(engine: &Engine, ids: u64) {
     let value = table::SEQUENCES.value(&0).unwrap();
     engine.commit(&Rows::from([(table::SEQUENCES.key(&table::NEXT_PACK), Some(value))])).unwrap();
@@ -53,7 +53,7 @@ fn ids_in(rows: &[Row]) -> Vec<u8> {
     replay.flat_map(|row| table::REPLAY.read(&row.1).unwrap().into_vec()).collect()
 }
 
-/// A directory whose database has ids in rows as a server leaves them.
+/// Creates a directory with unmerged id rows.
 fn filled(ids: u64) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("dapbox-data"), "dapbox data directory, version 2\n").unwrap();
@@ -63,7 +63,7 @@ fn filled(ids: u64) -> tempfile::TempDir {
     dir
 }
 
-/// Compacts, checks that all ids are there in their order, and says how many bytes of files an id took and takes.
+/// Compacts, checks all ids, and returns the bytes per id before and after.
 fn measure(ids: u64) -> (f64, f64) {
     let dir = filled(ids);
     let compacted = compact(dir.path(), CACHE, &mut quiet).unwrap();
@@ -76,7 +76,7 @@ fn measure(ids: u64) -> (f64, f64) {
     (per_id(compacted.bytes_before), per_id(compacted.bytes_after))
 }
 
-/// The file is a whole number of segments of 8 MiB.
+/// The file consists of segments of 8 MiB.
 #[test]
 fn compacted_id_takes_under_12_bytes() {
     let (before, after) = measure(2_500_000);
@@ -101,7 +101,7 @@ async fn compaction_preserves_content() {
     for n in 0..40 {
         let write = store.write(Point::Test, move |tx| {
             tx.append_report(&task_id(1), &report(n, 7, 90_000))?;
-            // Two tasks and two days, in turns.
+            // Alternates between two tasks and two days.
             let of_day = |day: u64| [(report_id(1000 + n), Time(day * 86_400))];
             tx.record_aggregated(&task_id(1 + n as u8 % 2), &of_day(u64::from(n / 2 % 2)))?;
             tx.count(&task_id(2), "n", 1)
@@ -132,7 +132,7 @@ async fn compaction_preserves_content() {
             Ok(())
         })
         .unwrap();
-    // Ids that are remembered from now on do not take the place of others.
+    // New ids do not overwrite existing rows.
     store
         .write(Point::Test, |tx| tx.record_aggregated(&task_id(1), &[(ReportId::new([9; 16]), Time(0))]))
         .await

@@ -1,5 +1,5 @@
-//! A damaged directory holds what it held, as the damage is where nothing is, or it is refused: no damage passes for an
-//! older or another state, and none is a panic.
+//! A damaged directory is rejected, unless the damage hits unused bytes. It never opens with another state and never
+//! panics.
 
 use std::{
     collections::BTreeMap,
@@ -16,10 +16,10 @@ use crate::{HelperJobRecord, HelperJobState, OpenError, Tx, View, engine::Engine
 use dapbox_protocol::model::{AggregationJobId, BatchId, Bucket};
 use dapbox_support::Fault;
 
-/// Longer than this, nothing takes that ends at all.
+/// A limit for any operation that ends at all.
 const PATIENCE: Span = Span::from_secs(120);
 
-/// Some of everything, in several commits.
+/// Writes records of several kinds in several commits.
 async fn fill(dir: &Path, rounds: u32, len: usize) {
     let store = open(dir);
     for n in 1..=3 {
@@ -55,7 +55,7 @@ fn fill_round(tx: &mut Tx<'_>, round: u32, len: usize) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Every row that there is.
+/// Hashes all rows by table.
 fn content(view: &View<'_>) -> BTreeMap<u8, u64> {
     let disk = view.core.disk.read().unwrap();
     let engine = &disk.as_ref().unwrap().engine;
@@ -74,7 +74,7 @@ fn content(view: &View<'_>) -> BTreeMap<u8, u64> {
 
 type Opened = Result<BTreeMap<u8, u64>, OpenError>;
 
-/// Opens a directory that may be damaged, on a thread of its own: it must end.
+/// Opens a directory that may be damaged, on its own thread with a timeout.
 fn try_open(dir: &Path) -> Opened {
     let (sender, receiver) = mpsc::channel();
     let dir = dir.to_owned();
@@ -85,7 +85,7 @@ fn try_open(dir: &Path) -> Opened {
     receiver.recv_timeout(PATIENCE).expect("opening panics, or does not end")
 }
 
-/// A directory to be damaged again and again.
+/// A directory to damage repeatedly.
 struct Subject {
     dir: tempfile::TempDir,
     content: BTreeMap<u8, u64>,
@@ -94,8 +94,8 @@ struct Subject {
 }
 
 impl Subject {
-    /// If it is opened again after it was filled there is a list of all pages beside the database. Otherwise it is as
-    /// a running server has it.
+    /// `is_listed` reopens the directory after filling it, which writes a list of all pages beside the database.
+    /// Otherwise it looks like that of a running server.
     async fn new(rounds: u32, len: usize, is_listed: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fill(dir.path(), rounds, len).await;
@@ -109,7 +109,7 @@ impl Subject {
         Self { dir, content, refused: 0, whole: 0 }
     }
 
-    /// Damages a copy and insists that it is refused or whole. True if it is whole.
+    /// Damages a copy. Asserts that it is rejected or unchanged, and returns whether it is unchanged.
     fn damaged(&mut self, name: &str, damage: impl FnOnce(&Path)) -> bool {
         let image = tempfile::tempdir().unwrap();
         copy(self.dir.path(), image.path());
@@ -220,7 +220,7 @@ async fn detects_missing_empty_and_garbled_files() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn detects_files_of_another_directory() {
-    // Of the same past but for its end, of which both have another.
+    // Both directories have the same history except for its end.
     let mut subject = Subject::new(40, 2000, true).await;
     let other = tempfile::tempdir().unwrap();
     fill(other.path(), 45, 2000).await;
@@ -260,7 +260,7 @@ async fn detects_older_state_of_the_database() {
     };
     subject.content = try_open(subject.dir.path()).unwrap();
     assert!(!subject.damaged("older", |image| put_back(image, false)));
-    // A whole copy is what somebody has restored.
+    // A complete older copy is a legitimate restore.
     let restored = tempfile::tempdir().unwrap();
     copy(subject.dir.path(), restored.path());
     put_back(restored.path(), true);

@@ -1,4 +1,4 @@
-//! What may be opened, and what is said about the rest.
+//! Opening directories, and the errors of opening.
 
 use std::{
     fs,
@@ -23,7 +23,7 @@ fn error(dir: &Path) -> OpenError {
     Store::open(dir, Options::default()).err().expect("this must not open")
 }
 
-/// Changes the database behind the store's back.
+/// Writes a row behind the back of the store.
 fn tamper(dir: &Path, key: Vec<u8>, value: Vec<u8>) {
     let engine = Engine::open(&dir.join("tables"), 1 << 20).unwrap();
     engine.commit(&Rows::from([(key, Some(value))])).unwrap();
@@ -37,7 +37,7 @@ async fn creates_directory_with_mode_0700() {
     assert_eq!(fs::metadata(&dir).unwrap().mode() & 0o777, 0o700);
 }
 
-/// Nobody but root can be root: elsewhere there is nothing to see.
+/// Only root can change the owner; other users skip this test.
 #[tokio::test]
 async fn root_rejects_directory_of_another_user() {
     let dir = tempfile::tempdir().unwrap();
@@ -56,7 +56,7 @@ async fn locks_directory_until_closed() {
     let store = open(dir.path());
     assert!(matches!(error(dir.path()), OpenError::Locked));
     store.close().await;
-    // The handle still exists.
+    // Closing unlocks although the handle exists.
     open(dir.path()).close().await;
     assert!(store.write(Point::Test, |_| Ok(())).await.is_err());
     assert!(
@@ -88,7 +88,7 @@ async fn completes_interrupted_creation() {
     let store = open(dir.path());
     add_task(&store, 1).await;
     store.close().await;
-    // As if the power had failed just before the marker was written.
+    // The power fails just before the marker is written.
     fs::write(dir.path().join("dapbox-data"), "").unwrap();
     open(dir.path()).close().await;
     let store = open(dir.path());
@@ -136,7 +136,7 @@ async fn names_row_of_newer_version() {
     assert!(matches!(error(dir.path()), OpenError::Newer { found: 2 }));
 }
 
-/// A program that knows no noise must not take a task with noise for one without.
+/// Older programs would ignore the noise of a task.
 #[tokio::test]
 async fn marks_tasks_that_older_programs_must_refuse() {
     let windows = BatchMode::FixedSize { max_batch_size: None, batch_time_window_size: Some(Duration(PRECISION)) };
@@ -161,8 +161,8 @@ async fn marks_tasks_that_older_programs_must_refuse() {
     }
 }
 
-/// A directory as the first release left it: secrets in the clear, ids whole, and what all parties know of a task beside
-/// what only one of them knows.
+/// Creates a directory of version 1: secrets in plain text, whole ids, and public task parameters beside the private
+/// ones.
 fn of_version_1(dir: &Path) {
     let now = Value::serialized(&task(1)).unwrap().into_map().unwrap();
     let is_public = |(name, _): &(Value, Value)| name.as_text() == Some("public");
@@ -194,7 +194,7 @@ fn key() -> KeyRecord {
     KeyRecord { config, private_key, created: Time(1), stage: KeyStage::Active { since: Time(1) } }
 }
 
-/// The same in version 1, to the byte: a key had no stages.
+/// The key as encoded in version 1, which had no stages.
 fn key_of_version_1() -> Vec<u8> {
     let config = b"\x66config\xa5\x62id\x03\x66kem_id\x18\x20\x66kdf_id\x01\x67aead_id\x01\x6apublic_key\x58\x20";
     let private_key = b"\x6bprivate_key\x58\x21an HPKE private key, in the clear";
@@ -220,7 +220,7 @@ async fn reads_encrypted_key_of_version_1() {
     crate::restore(&restored, &options(), &backup[..], None, |_, _| Ok(()), |_| {}).unwrap();
     let store = Store::open(&restored, options()).unwrap();
     assert_eq!(store.read(|view| Ok(view.keys()[&3].clone())).unwrap(), key());
-    // Changed, it is one of today.
+    // A changed key gets the current version.
     let expired = KeyRecord { stage: KeyStage::Expired { since: Time(9) }, ..key() };
     let put = expired.clone();
     store.write(Point::Test, move |tx| tx.put_key(put)).await.unwrap();
@@ -239,7 +239,7 @@ async fn reads_encrypted_key_of_version_1() {
     store.close().await;
 }
 
-/// Whether any file below a directory has these bytes in it.
+/// Whether any file below a directory contains these bytes.
 fn is_written(dir: &Path, bytes: &[u8]) -> bool {
     fs::read_dir(dir).unwrap().any(|entry| {
         let path = entry.unwrap().path();
@@ -279,12 +279,12 @@ async fn migrates_directory_of_version_1_and_keeps_it() {
     assert!(matches!(error(dir.path()), OpenError::NeedsMigration), "whoever only looks changes nothing");
     check_migrated(dir.path()).await;
     check_migrated(dir.path()).await;
-    // What is kept is the directory as it was.
+    // The kept database equals the original.
     let kept = tempfile::tempdir().unwrap();
     fs::rename(dir.path().join("tables.version-1"), kept.path().join("tables")).unwrap();
     assert!(is_written(kept.path(), task(1).verify_key.expose()));
     fs::write(kept.path().join("dapbox-data"), "dapbox data directory, version 1\n").unwrap();
-    // The earlier release has used it again, and knows nothing of what is kept against silent losses.
+    // The earlier release writes to the database again and does not update the ledger.
     let config = sled::Config::new().path(kept.path().join("tables"));
     let db = config.segment_size(8 << 20).open().unwrap();
     db.insert(
@@ -305,10 +305,10 @@ async fn finishes_interrupted_migration() {
     let dir = tempfile::tempdir().unwrap();
     of_version_1(dir.path());
     check_migrated(dir.path()).await;
-    // The power failed before the marker was written.
+    // The power fails before the marker is written.
     fs::write(dir.path().join("dapbox-data"), "dapbox data directory, version 1\n").unwrap();
     check_migrated(dir.path()).await;
-    // It failed before the old database was out of the way.
+    // The power fails before the old database is moved away.
     let half = tempfile::tempdir().unwrap();
     of_version_1(half.path());
     of_version_1(&half.path().join("tables.new"));
@@ -332,7 +332,7 @@ async fn encrypts_secrets_under_separate_key() {
     assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
     assert!(!is_written(&dir.path().join("tables"), text.trim().as_bytes()));
 
-    // Without the key nothing opens, and nothing is made in its place.
+    // Without the key the directory does not open, and no new key is created.
     let elsewhere = dir.path().with_extension("key");
     fs::rename(&file, &elsewhere).unwrap();
     assert!(matches!(error(dir.path()), OpenError::Key(KeyError::Missing(_))));
@@ -346,7 +346,7 @@ async fn encrypts_secrets_under_separate_key() {
     fs::remove_file(elsewhere).unwrap();
 }
 
-/// A version 1 row made of one of today's layout but for some fields.
+/// Encodes a row of version 1.
 fn old_row(fields: Vec<(&str, Value)>) -> Vec<u8> {
     let fields = fields.into_iter().map(|(name, value)| (name.into(), value)).collect();
     let mut row = vec![1];
@@ -354,7 +354,7 @@ fn old_row(fields: Vec<(&str, Value)>) -> Vec<u8> {
     row
 }
 
-/// Answers stood beside their jobs once, and whether there was none yet was to be seen from its length.
+/// In version 1 a job contained its answer; an empty one meant that there was none.
 #[tokio::test]
 async fn reads_helper_jobs_of_version_1() {
     let dir = tempfile::tempdir().unwrap();
@@ -392,7 +392,7 @@ async fn reads_helper_jobs_of_version_1() {
         [one, HelperJobState::Expired, three]
     });
     assert_eq!(store.write(Point::Test, |tx| tx.generation(&task_id(1), 2, &[9; 32])).await.unwrap(), 5);
-    // It counts from when it was first seen.
+    // The time counts from the first sweep.
     sweep::sweep_task(&store, task_id(1), SweepCutoffs { generations: Some(Time(9)), ..old }).await;
     assert_eq!(store.write(Point::Test, |tx| tx.generation(&task_id(1), 2, &[9; 32])).await.unwrap(), 5);
     sweep::sweep_task(&store, task_id(1), SweepCutoffs { generations: Some(Time(10)), ..old }).await;

@@ -1,4 +1,4 @@
-//! Group commits: order, visibility, failure, and what survives.
+//! Group commits: order, visibility, failures and durability.
 
 use std::{
     fs,
@@ -28,7 +28,7 @@ fn helper_job(n: u64) -> HelperJobRecord {
     }
 }
 
-/// Counts, and returns what the counter was before.
+/// Increments the counter and returns its previous value.
 async fn count(store: &Store) -> Result<u64, Fault> {
     let count = |tx: &mut crate::Tx<'_>| {
         let before = seen(tx.task(&task_id(1)).unwrap());
@@ -38,12 +38,12 @@ async fn count(store: &Store) -> Result<u64, Fault> {
     store.write(Point::Test, count).await
 }
 
-/// How many groups of writes were committed.
+/// The number of committed groups.
 fn commits(store: &Store) -> u64 {
     store.inner.core.commits.load(Ordering::Relaxed)
 }
 
-/// Holds the writer thread up until the sender is dropped, so that what is written meanwhile becomes one group.
+/// Blocks the writer thread until the sender is dropped, so that writes in the meantime form one group.
 fn hold(store: &Store) -> mpsc::Sender<()> {
     let (sender, receiver) = mpsc::channel();
     let store = store.clone();
@@ -73,7 +73,7 @@ async fn queued_writes_run_in_order_and_share_a_commit() {
     let (results, ()) = tokio::join!(join_all(writes), release);
     let results: Vec<u64> = results.into_iter().map(Result::unwrap).collect();
     assert_eq!(results, (0..100).collect::<Vec<_>>());
-    // The group that was held up changed nothing; then came 64 and 36.
+    // The blocking group changes nothing; then follow groups of 64 and 36.
     assert_eq!(commits(&store) - before, 2);
 }
 
@@ -195,7 +195,7 @@ async fn write_may_drop_the_last_handle() {
     let _ = futures_util::poll!(&mut write);
     drop(write);
     drop(store);
-    // It has been let go of, here or there.
+    // The store closes here or on the writer thread.
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
     while Store::open(dir.path(), Options::default()).is_err() {
         assert!(std::time::Instant::now() < deadline, "the directory is still locked");
@@ -250,7 +250,7 @@ async fn answered_writes_are_on_disk() {
     add_task(&store, 1).await;
     for n in 0..5 {
         assert_eq!(count(&store).await.unwrap(), n);
-        // As after a kill: the files as they are now, while the store is open.
+        // Copies the files of the open store, as a kill would leave them.
         let image = tempfile::tempdir().unwrap();
         copy(dir.path(), image.path());
         let store = open(image.path());
@@ -283,7 +283,7 @@ async fn debug_output_hides_secrets() {
     assert!(!shown.contains("222") && !shown.contains("3q2-7w"), "{shown}");
 }
 
-/// However many batch buckets clients open, memory holds their counts and a bounded number of sums, after a restart too.
+/// Memory holds the counts of all buckets and a limited number of sums, also after a restart.
 #[tokio::test]
 async fn keeps_sums_beyond_the_cache_on_disk() {
     const BUCKETS: u64 = 100;

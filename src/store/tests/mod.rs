@@ -1,4 +1,4 @@
-//! The store as its callers see it.
+//! Tests of the store through its public interface.
 
 mod backup;
 mod compact;
@@ -20,10 +20,10 @@ use dapbox_protocol::model::{
 };
 use dapbox_support::Point;
 
-/// Memory for sums: a few, and not the longest that the tests write.
+/// Memory for a few sums, less than the longest sums of the tests.
 const SUM_CACHE_BYTES: usize = 100_000;
 
-/// The time precision of the tests' tasks.
+/// The time precision of the tasks, in seconds.
 const PRECISION: u64 = 100;
 
 fn open(dir: &Path) -> Store {

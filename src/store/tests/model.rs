@@ -1,4 +1,4 @@
-//! Random writes, compared with a model that could not be simpler, before and after the store is opened again.
+//! Random writes, compared with a simple model before and after reopening.
 
 mod compare;
 mod expire;
@@ -114,15 +114,15 @@ struct ModelTask {
     counters: Counters,
     provision: Option<Provision>,
     in_band: Option<InBandOrigin>,
-    /// The times of reports, by their ids.
+    /// The times of recorded reports by id.
     remembered: BTreeMap<u32, u64>,
     horizon: Option<Time>,
-    /// Waiting and assigned.
+    /// Waiting and assigned reports.
     reports: BTreeMap<ReportRef, (u32, Report)>,
     assigned: BTreeMap<u8, Vec<ReportRef>>,
     buckets: BTreeMap<Bucket, BucketRecord>,
     collected: Vec<CollectedBatch>,
-    /// When the sweeper first found nothing else of it.
+    /// When the sweeper first found nothing else of the batch.
     abandoned: BTreeMap<BatchId, Option<Time>>,
     results: BTreeMap<BatchSelector, ResultRecord>,
     names: BTreeSet<BatchId>,
@@ -130,7 +130,7 @@ struct ModelTask {
     helper_jobs: BTreeMap<u8, HelperJobRecord>,
     helper_requests: BTreeMap<u8, Bytes>,
     shares: BTreeMap<u8, BatchSelector>,
-    /// How often, and since when as far as the sweeper has seen.
+    /// The count, and when the sweeper first found it.
     generations: BTreeMap<(u8, u8), (u64, Option<Time>)>,
 }
 
@@ -146,7 +146,7 @@ impl ModelTask {
         }
     }
 
-    /// The buckets that have reports, aggregated or not, and can take more.
+    /// The open buckets: with aggregated or waiting reports, and not closed.
     fn open_buckets(&self) -> BTreeSet<Bucket> {
         let of_report = |(_, report): &(u32, Report)| Bucket::Time(report.metadata.time.truncate(Duration(PRECISION)));
         let all = self.buckets.keys().copied().chain(self.reports.values().map(of_report));
@@ -203,7 +203,7 @@ fn leader_job(reports: Vec<ReportRef>) -> LeaderJobRecord {
     LeaderJobRecord { batch: PartialBatchSelector::TimeInterval, now, created, reports, state }
 }
 
-/// Operations that are done in one write, what is swept then, and whether the store is then opened again.
+/// The operations of one write, an optional sweep, and whether the store is reopened.
 type Step = (Vec<(u8, Op)>, Option<SweepCutoffs>, bool);
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -211,7 +211,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec((write, prop::option::weighted(0.2, old()), prop::bool::weighted(0.15)), 1..25)
 }
 
-/// What is old by some sweeper. Results never are of after the horizon; the test sees to that.
+/// Random ages for a sweep. The test limits the age of results to the horizon.
 fn old() -> impl Strategy<Value = SweepCutoffs> {
     let time = || (0..400u64).prop_map(Time);
     let maybe = move || prop::option::weighted(0.7, time());

@@ -1,4 +1,4 @@
-//! Uploaded reports: packs, places, picking, and their deaths.
+//! Uploaded reports: packs, positions, picking and deletion.
 
 use super::*;
 use crate::{
@@ -27,7 +27,7 @@ fn waiting<T>(store: &Store, f: impl FnOnce(&WaitingReports) -> T) -> T {
     store.read(|view| Ok(f(&view.task(&task_id(1)).unwrap().waiting))).unwrap()
 }
 
-/// How many rows a table has on disk. The store must be closed.
+/// Counts the rows of a table on disk. The store must be closed.
 fn rows<K, V>(dir: &Path, table: &Table<K, V>) -> usize {
     let engine = Engine::open(&dir.join("tables"), 1 << 20).unwrap();
     let mut count = 0;
@@ -71,7 +71,7 @@ async fn keeps_pack_until_its_last_report_is_deleted() {
     assert!(waiting(&store, |w| w.len() == 1 && w.contains(&report_id(19)) && !w.contains(&report_id(18))));
     assert!(store.read(|view| view.load_reports(&task_id(1), &positions[..1])).is_err());
     assert_eq!(load(&store, &positions[19..]), [report(19, 5, 100)]);
-    // The second time changes nothing.
+    // Deleting again changes nothing.
     delete(&store, vec![of(3), of(19)]).await;
     drop(store);
     assert_eq!((rows(dir.path(), &table::PACKS), rows(dir.path(), &table::DEAD)), (0, 0));
@@ -144,7 +144,7 @@ async fn does_not_pick_assigned_reports_again() {
     assert!(waiting(&open(dir.path()), |w| w.len() == 10));
 }
 
-/// Reports with these times, uploaded in this order, one pack each.
+/// Creates an index of reports with these times, in upload order, one per pack.
 fn index(times: &[u64]) -> WaitingReports {
     let mut waiting = WaitingReports::new(Duration(PRECISION), Duration(PRECISION));
     for (n, time) in times.iter().enumerate() {
@@ -232,7 +232,7 @@ fn finds_reports_before_a_position() {
     assert!(!waiting.has_before(interval(0, 100), at(1)));
     assert!(waiting.has_before(interval(0, 100), at(2)));
     assert!(!waiting.has_before(interval(200, 100), at(2)));
-    // Not aligned, and empty.
+    // Unaligned and empty intervals.
     assert!(waiting.has_before(interval(20, 31), at(2)) && !waiting.has_before(interval(20, 30), at(2)));
     assert!(!waiting.has_before(interval(50, 0), at(2)));
     assert!(!waiting.has_assigned(interval(0, 1 << 63)));

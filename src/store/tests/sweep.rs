@@ -1,4 +1,4 @@
-//! Forgetting what is over, in steps.
+//! Deleting expired data in steps.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use dapbox_protocol::model::{AggregationJobId, Bucket, TaskId};
 
 const DAY: u64 = 86_400;
 
-/// Sweeps a task until there is nothing left to do, in a write for each step, and sums up what the steps say.
+/// Sweeps a task completely, one write per step, and sums up the results.
 pub(super) async fn sweep_task(store: &Store, task: TaskId, old: SweepCutoffs) -> SweepResult {
     let mut sum = SweepResult::default();
     let mut next = Some(SweepCursor::default());
@@ -27,7 +27,7 @@ pub(super) async fn sweep_task(store: &Store, task: TaskId, old: SweepCutoffs) -
     sum
 }
 
-/// Deletes all that is left of removed tasks, and says how many writes that took.
+/// Deletes all rows of removed tasks. Returns the number of writes.
 pub(super) async fn sweep_removed(store: &Store) -> usize {
     let mut writes = 0;
     while store.write(Point::Test, |tx| tx.sweep_removed()).await.unwrap() {
@@ -36,7 +36,7 @@ pub(super) async fn sweep_removed(store: &Store) -> usize {
     writes
 }
 
-/// How many rows there are of a task, by the prefix of the table.
+/// Counts the rows of a task by table prefix.
 fn rows(dir: &Path, task: TaskId) -> BTreeMap<u8, usize> {
     let engine = Engine::open(&dir.join("tables"), 1 << 20).unwrap();
     let mut rows = BTreeMap::new();
@@ -54,7 +54,7 @@ fn nothing_old() -> SweepCutoffs {
     SweepCutoffs { now: Time(0), answers: Time(0), results: None, jobs: None, generations: None }
 }
 
-/// Jobs with their answers, on a day.
+/// Stores answered jobs of a day.
 async fn put_jobs(store: &Store, jobs: std::ops::Range<u32>, day: u64) {
     for chunk in jobs.collect::<Vec<_>>().chunks(2000).map(<[u32]>::to_vec) {
         let put = move |tx: &mut crate::Tx<'_>| {
@@ -91,7 +91,7 @@ async fn deletes_answers_before_their_jobs_in_steps() {
     assert_eq!((found[&table::HELPER_JOBS.prefix], found[&table::ANSWERS.prefix]), (100, 100));
 }
 
-/// The rows of a removed task go in steps, and a restart between them neither minds nor forgets them.
+/// The rows of a removed task are deleted in steps, across a restart.
 #[tokio::test]
 async fn resumes_interrupted_removal_after_restart() {
     let dir = tempfile::tempdir().unwrap();
@@ -124,13 +124,13 @@ async fn resumes_interrupted_removal_after_restart() {
     store.close().await;
     assert_eq!(rows(dir.path(), task_id(1)).keys().collect::<Vec<_>>(), [&table::REMOVED.prefix]);
     assert_eq!(rows(dir.path(), task_id(2))[&table::BUCKETS.prefix], 1500);
-    // Nothing is left to do, this time or the next.
+    // Nothing is left to delete.
     let store = open(dir.path());
     assert_eq!((sweep_removed(&store).await, is_gone(&store)), (1, true));
     store.close().await;
 }
 
-/// Ids of before the horizon: closed at once, forgotten in steps, refused whatever comes.
+/// Ids before the horizon are closed immediately and deleted in steps.
 #[tokio::test]
 async fn deletes_replay_rows_before_the_horizon() {
     let dir = tempfile::tempdir().unwrap();
@@ -153,7 +153,7 @@ async fn deletes_replay_rows_before_the_horizon() {
     store.close().await;
 }
 
-/// What a pass costs: run by hand, with `--ignored --nocapture`.
+/// Measures the cost of a sweep; run with `--ignored --nocapture`.
 #[tokio::test]
 #[ignore = "a measurement"]
 async fn measures_a_sweep_over_many_jobs() {
@@ -175,7 +175,7 @@ async fn measures_a_sweep_over_many_jobs() {
     store.close().await;
 }
 
-/// Jobs of a clock that was years ahead would be kept for years.
+/// Jobs with timestamps years ahead would be kept for years.
 #[tokio::test]
 async fn deletes_jobs_stored_by_a_fast_clock() {
     let dir = tempfile::tempdir().unwrap();

@@ -73,7 +73,7 @@ pub(super) fn check_rows(view: &View<'_>, id: &TaskId, known: &ModelTask) -> Res
     Ok(())
 }
 
-/// Of a removed task there is no row, and no piece of one.
+/// Asserts that no row of a removed task is left, nor a piece of one.
 pub(super) fn check_nothing_is_left(dir: &Path, removed: &BTreeSet<u8>) {
     let engine = Engine::open(&dir.join("tables"), 1 << 20).unwrap();
     for id in removed.iter().map(|n| task_id(*n)) {

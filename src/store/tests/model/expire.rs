@@ -1,8 +1,8 @@
-//! The sweeper, applied to the store and to the model.
+//! Sweeps the store and the model.
 
 use super::*;
 
-/// Does the same to the store, in as many writes as it takes, and to the model.
+/// Sweeps the store, in several writes, and the model.
 pub(super) fn sweep(runtime: &tokio::runtime::Runtime, store: &Store, model: &mut Model, old: SweepCutoffs) {
     for (n, known) in &mut model.tasks {
         let old = SweepCutoffs { results: old.results.min(known.horizon), ..old };
@@ -33,7 +33,7 @@ pub(super) fn sweep(runtime: &tokio::runtime::Runtime, store: &Store, model: &mu
             let over = known.collections.values_mut().filter(|job| !job.state.is_active());
             over.for_each(|job| job.ended = job.ended.or(Some(old.now)));
         }
-        // A collection that goes on keeps the names of all.
+        // A running collection keeps all generations.
         let is_active = known.collections.values().any(|job| job.state.is_active());
         if let Some(before) = old.generations.filter(|_| !is_active) {
             known.generations.retain(|_, (_, since)| since.is_none_or(|since| since >= before));
@@ -45,7 +45,7 @@ pub(super) fn sweep(runtime: &tokio::runtime::Runtime, store: &Store, model: &mu
     runtime.block_on(sweep_removed(store));
 }
 
-/// Returns how many reports were in sums that were not collected.
+/// Returns the number of reports in deleted uncollected sums.
 pub(super) fn sweep_buckets(known: &mut ModelTask) -> u64 {
     let mut sums = 0;
     let is_over = |bucket: &Bucket, last: Time| match bucket {
@@ -70,7 +70,7 @@ pub(super) fn sweep_buckets(known: &mut ModelTask) -> u64 {
     sums
 }
 
-/// Returns how many batches were forgotten.
+/// Returns the number of deleted batches.
 pub(super) fn sweep_collected(known: &mut ModelTask, old: &SweepCutoffs) -> u64 {
     let Some(before) = old.results else { return 0 };
     let before_sweep = known.collected.len();

@@ -1,8 +1,8 @@
-//! Random operations, applied to the store and to the model.
+//! Applies random operations to the store and to the model.
 
 use super::{expire::overlap, *};
 
-/// Does the same to the store and to the model. Asks for nothing that a caller may not ask for.
+/// Applies an operation to the store and to the model, if callers may request it.
 pub(super) fn apply(tx: &mut Tx<'_>, model: &mut Model, n: u8, op: Op) -> Result<(), Fault> {
     let id = task_id(n);
     if let Op::AddTask = op {
