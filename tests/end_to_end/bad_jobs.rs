@@ -69,7 +69,7 @@ async fn rejects_invalid_job_as_a_whole(#[values(Revision::Dap09, Revision::Dap1
     let answer = parties.send_job_bytes(&[3; 16], more_than_a_million(revision)).await.answer;
     // The status tells a leader that fewer reports may succeed.
     assert_eq!((problem(&answer).kind, answer.status), (ProblemType::InvalidMessage, 413));
-    assert!(problem(&answer).detail.contains("more items"), "{answer:?}");
+    assert!(problem(&answer).detail.contains("too many items"), "{answer:?}");
     // The rejected report was never aggregated.
     let resps = parties.run_job(&right).await;
     assert!(matches!(resps[0].outcome, PrepareOutcome::Continue(_)));

@@ -205,5 +205,5 @@ fn header_is_short_and_unpadded() {
     for wrong in ["AQ==", "AQI+", "AQ ID", "ä"] {
         assert!(header(wrong.as_bytes()).is_err(), "{wrong}");
     }
-    assert!(header(&vec![b'A'; MAX_CONFIGURATION * 2]).unwrap_err().to_string().contains("longer"));
+    assert!(header(&vec![b'A'; MAX_CONFIGURATION * 2]).unwrap_err().to_string().contains("too long"));
 }

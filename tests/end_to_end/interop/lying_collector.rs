@@ -46,7 +46,7 @@ pub fn expected(row: &str, mode: &str) -> (&'static str, &'static str) {
         Lie::StatusError => ("failed", "collector, collection_poll: lost it"),
         Lie::Garbage => ("failed", "collector, collection_poll: the response is not valid in the API"),
         Lie::Crash => ("failed", "collector, collection_start: HTTP status 500"),
-        Lie::Silence => ("failed", "in time"),
+        Lie::Silence => ("failed", "timed out"),
     }
 }
 

@@ -204,5 +204,5 @@ async fn works_from_command_line() {
     assert!(dapbox(&["upload", "--task", &client, "3"]).unwrap_err().contains("something else"));
     let multihot =
         ["--vdaf", "multihot", "--length", "3", "--max-weight", "1", "--expires", "30d", "--out", &at("other")];
-    assert!(dapbox(&[&base[..4], &multihot].concat()).unwrap_err().contains("no number"));
+    assert!(dapbox(&[&base[..4], &multihot].concat()).unwrap_err().contains("not supported in in-band tasks"));
 }

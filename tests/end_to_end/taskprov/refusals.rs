@@ -67,7 +67,7 @@ async fn helper_rejects_invalid_advertisement_without_storing_it() {
     for (header, token, kind, detail) in [
         (None, token, UnrecognizedTask, ""),
         (Some("not base64!".to_owned()), token, InvalidMessage, "base64url"),
-        (Some("A".repeat(8000)), token, InvalidMessage, "longer"),
+        (Some("A".repeat(8000)), token, InvalidMessage, "too long"),
         (header(&other), token, UnrecognizedTask, "not that of the configuration"),
         (encode(&longer), token, UnrecognizedTask, "not that of the configuration"),
         (header(&good), None, UnauthorizedRequest, ""),

@@ -393,8 +393,8 @@ fn rejects_inexpressible_task_before_writing_files() {
     let sized = ["--query", "leader-selected", "--max-batch-size", "200", "--vdaf", "count"];
     for (arguments, says) in [
         (&sum[..], "7 bits"),
-        (&["--vdaf", "count", "--info", "x"], "no place in DAP-09"),
-        (&["--vdaf", "count", "--starts", "2027-01-01", "--expires", "2027-02-01"], "no place in DAP-09"),
+        (&["--vdaf", "count", "--info", "x"], "not supported in DAP-09"),
+        (&["--vdaf", "count", "--starts", "2027-01-01", "--expires", "2027-02-01"], "not supported in DAP-09"),
         (&["--vdaf", "count", "--starts", "2027-01-01"], "--expires"),
         (&["--dap", "18", "--vdaf", "count", "--expires", "2027-02-01"], "start"),
         (&["--dap", "18", "--vdaf", "count", "--starts", "2027-02-01", "--expires", "2027-01-01"], "before it starts"),
