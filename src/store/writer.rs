@@ -129,12 +129,12 @@ impl Core {
     fn hit_failpoints(&self, points: &[Point], phase: Phase) -> Result<(), Fault> {
         points.iter().try_for_each(|point| match self.failpoints.at(*point, phase) {
             Act::Go => Ok(()),
-            Act::Fail => Err(Fault::new(format!("made to fail at {point:?}, {phase:?}"))),
+            Act::Fail => Err(Fault::new(format!("injected failure at {point:?}, {phase:?}"))),
             Act::Wait(delay) => {
                 thread::sleep(delay);
                 Ok(())
             }
-            Act::Panic => panic!("made to panic at {point:?}, {phase:?}"),
+            Act::Panic => panic!("injected panic at {point:?}, {phase:?}"),
         })
     }
 

@@ -480,7 +480,7 @@ async fn is_unhealthy_after_store_stopped() {
     assert_eq!(control.post("http://control/tasks").json(&task).send().await.unwrap().status(), 500);
     for path in ["healthz", "readyz"] {
         let (status, why) = get(path).await;
-        assert!(status == 503 && why.contains("made to fail at TaskAdd"), "{path}: {why}");
+        assert!(status == 503 && why.contains("injected failure at TaskAdd"), "{path}: {why}");
     }
     let seen: Overview = serde_json::from_str(&get("status.json").await.1).unwrap();
     assert!(seen.not_ready[0].contains("the store has stopped"), "{seen:?}");

@@ -124,12 +124,12 @@ async fn pass(app: &App, permit: Option<&Permit>, phase: Phase) -> Result<(), Fa
     };
     match act {
         Act::Go => Ok(()),
-        Act::Fail => Err(Fault::new("sampling noise was made to fail")),
+        Act::Fail => Err(Fault::new("injected failure of noise sampling")),
         Act::Wait(pause) => {
             tokio::time::sleep(pause).await;
             Ok(())
         }
-        Act::Panic => panic!("made to panic at {:?}", Point::NoiseSample),
+        Act::Panic => panic!("injected panic at {:?}", Point::NoiseSample),
     }
 }
 

@@ -246,7 +246,7 @@ async fn panicked_store_stops_server() {
     let parties = common::Parties::new(Revision::Dap18, vdaf, mode, leader, helper);
     assert_eq!(node.try_add(&parties.leader).await, 500);
     let fault = tokio::time::timeout(TEST_TIMEOUT, node.server().failed()).await.unwrap().to_string();
-    assert!(fault.contains("a write panicked: made to panic at TaskAdd"), "{fault}");
+    assert!(fault.contains("a write panicked: injected panic at TaskAdd"), "{fault}");
     assert_eq!(get(&node, "healthz").await.0, 503);
     node.stop().await;
 }
