@@ -57,7 +57,7 @@ struct OptionView {
     origin: String,
     /// Sources whose value is overridden.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    shadowed: Vec<String>,
+    overridden: Vec<String>,
 }
 
 /// Runs `dapbox check`.
@@ -105,8 +105,8 @@ fn validate(sources: &Sources) -> Result<CheckReport, Failure> {
 
 impl OptionView {
     fn of(setting: Setting) -> Self {
-        let shadowed = setting.shadowed.iter().map(ToString::to_string).collect();
-        Self { key: setting.key, value: setting.value, origin: setting.origin.to_string(), shadowed }
+        let overridden = setting.shadowed.iter().map(ToString::to_string).collect();
+        Self { key: setting.key, value: setting.value, origin: setting.origin.to_string(), overridden }
     }
 }
 
@@ -237,7 +237,7 @@ fn show(report: &CheckReport, style: Style) -> String {
     for option in &report.options {
         let value = if option.value.is_empty() { "(secret)" } else { &option.value };
         text.push_str(&format!("  {:<width$} = {value}  {}\n", option.key, style.dim(&option.origin)));
-        for place in &option.shadowed {
+        for place in &option.overridden {
             text.push_str(&format!("  {:<width$}   {}\n", "", style.dim(&format!("overridden: {place}"))));
         }
     }

@@ -123,8 +123,8 @@ pub fn run(args: Args) -> Outcome {
     }
     file.check()?;
     write::make_data_dir(&decisions.config.data_dir)?;
-    let kept = file.write(&path, force)?;
-    let summary = Summary::new(&decisions, &path, kept.as_deref());
+    let previous_file = file.write(&path, force)?;
+    let summary = Summary::new(&decisions, &path, previous_file.as_deref());
     Ok(say(match output {
         Format::Json => serde_json::to_string_pretty(&summary)?,
         Format::Text => next::show(&summary, Style::stdout()),

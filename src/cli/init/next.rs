@@ -23,7 +23,7 @@ pub struct Summary<'a> {
     config: String,
     /// The copy of the replaced file.
     #[serde(skip_serializing_if = "Option::is_none")]
-    kept: Option<String>,
+    previous_file: Option<String>,
     role: ServerRole,
     tls: TlsChoice,
     public_url: &'a str,
@@ -38,7 +38,7 @@ pub struct Summary<'a> {
 /// A step.
 #[derive(Serialize)]
 struct Step {
-    what: String,
+    description: String,
     /// The command to run.
     #[serde(skip_serializing_if = "Option::is_none")]
     command: Option<String>,
@@ -46,11 +46,11 @@ struct Step {
 
 impl<'a> Summary<'a> {
     /// Summarizes the settings and the next steps.
-    pub fn new(decisions: &'a Decisions, path: &Path, kept: Option<&Path>) -> Self {
+    pub fn new(decisions: &'a Decisions, path: &Path, previous_file: Option<&Path>) -> Self {
         let config = &decisions.config;
         Self {
             config: path.display().to_string(),
-            kept: kept.map(|path| path.display().to_string()),
+            previous_file: previous_file.map(|path| path.display().to_string()),
             role: decisions.role,
             tls: decisions.tls,
             public_url: &config.public_url,
@@ -96,10 +96,10 @@ fn hints(decisions: &Decisions) -> Vec<String> {
 fn steps(decisions: &Decisions, path: &Path) -> Vec<Step> {
     let config = &decisions.config;
     let flag = if path == Path::new(DEFAULT_FILE) { String::new() } else { format!(" --config {}", path.display()) };
-    let step = |what: &str, command: Option<String>| Step { what: what.to_owned(), command };
-    let run = |what: &str, command: &str| step(what, Some(format!("dapbox {command}{flag}")));
+    let step = |description: &str, command: Option<String>| Step { description: description.to_owned(), command };
+    let run = |description: &str, command: &str| step(description, Some(format!("dapbox {command}{flag}")));
     let mut steps = vec![run("Validate the configuration:", "check")];
-    steps.extend(reachable(decisions).into_iter().map(|what| Step { what, command: None }));
+    steps.extend(network_steps(decisions).into_iter().map(|description| Step { description, command: None }));
     steps.push(run("Start the server, by hand or as a service (systemd unit):", "serve"));
     steps.push(run("Diagnose the running server:", "doctor"));
     let ours = match config.public_url.as_str() {
@@ -125,7 +125,7 @@ fn steps(decisions: &Decisions, path: &Path) -> Vec<Step> {
 }
 
 /// The network connections to allow.
-fn reachable(decisions: &Decisions) -> Vec<String> {
+fn network_steps(decisions: &Decisions) -> Vec<String> {
     let (listen, mut steps) = (decisions.config.listen, Vec::new());
     match decisions.tls {
         TlsChoice::Acme => steps.push(
@@ -154,15 +154,15 @@ fn reachable(decisions: &Decisions) -> Vec<String> {
 pub fn show(summary: &Summary<'_>, style: Style) -> String {
     let mut text =
         format!("{} was created. The data directory is {}.\n", style.bold(&summary.config), summary.data_dir);
-    if let Some(kept) = &summary.kept {
-        text.push_str(&format!("The previous file was kept as {kept}.\n"));
+    if let Some(previous) = &summary.previous_file {
+        text.push_str(&format!("The previous file was kept as {previous}.\n"));
     }
     for hint in &summary.hints {
         text.push_str(&paragraph("  ! ", hint, style));
     }
     text.push_str("\nNext:\n");
-    for (number, Step { what, command }) in (1..).zip(&summary.next) {
-        text.push_str(&paragraph(&format!("  {number}. "), what, style));
+    for (number, Step { description, command }) in (1..).zip(&summary.next) {
+        text.push_str(&paragraph(&format!("  {number}. "), description, style));
         if let Some(command) = command {
             text.push_str(&format!("       {}\n", style.accent(command)));
         }

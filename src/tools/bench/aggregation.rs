@@ -135,7 +135,7 @@ impl Bench {
         let shared = bench.clone();
         let reports = Arc::new(tokio::task::spawn_blocking(move || shared.make(number, time)).await??);
         let before = bench.limits(&reports, time).await?;
-        let ours = bench.fill(&reports).await?;
+        let ours = bench.upload_reports(&reports).await?;
         let ran = bench.aggregate(ours, theirs, reports.len()).await?;
         let after = bench.limits(&reports, time).await?;
         let (both, helper) = (before.both.mean(after.both), before.helper.mean(after.helper));
@@ -198,7 +198,7 @@ impl Bench {
     }
 
     /// Uploads the reports to a leader that does not aggregate yet.
-    async fn fill(self: &Arc<Self>, reports: &Arc<Vec<Report>>) -> Result<RunningServer, Failure> {
+    async fn upload_reports(self: &Arc<Self>, reports: &Arc<Vec<Report>>) -> Result<RunningServer, Failure> {
         let running = self.template.start(JobDriver::Disabled).await?;
         let (address, bench, reports) = (running.server.address(), self.clone(), reports.clone());
         let spinner = style::spinner(&format!("{}: uploading", self.workload));
@@ -227,7 +227,7 @@ impl Bench {
         let (begin, cpu) = (Instant::now(), cpu::process_time());
         let (mut seen, mut seen_at) = (0, begin);
         let done = loop {
-            let aggregated = aggregated(&ours, &task)?;
+            let aggregated = aggregated_count(&ours, &task)?;
             bar.set_position(aggregated);
             if aggregated >= number as u64 {
                 break Ok(());
@@ -247,7 +247,7 @@ impl Bench {
             leader_commits: ours.server.commits(),
             helper_commits: theirs.server.commits() - helper_before,
         };
-        let theirs = aggregated(theirs, &task)?;
+        let theirs = aggregated_count(theirs, &task)?;
         ours.stop().await?;
         done?;
         if theirs != number as u64 {
@@ -265,6 +265,6 @@ struct AggregationRun {
     helper_commits: u64,
 }
 
-fn aggregated(server: &RunningServer, task: &TaskId) -> Result<u64, Failure> {
+fn aggregated_count(server: &RunningServer, task: &TaskId) -> Result<u64, Failure> {
     Ok(server.status(task)?.counters.get(counters::AGGREGATE_SUCCESS).copied().unwrap_or_default())
 }

@@ -100,21 +100,21 @@ impl Party {
         let collector = self.tasks.lock().unwrap_or_else(PoisonError::into_inner).get(&request.task_id).cloned();
         let collector = collector.ok_or("unknown task")?;
         let handle = Secret::random_token().expose_text().unwrap_or_default().to_owned();
-        self.note(&handle, None);
-        let (taken, is_taken) = oneshot::channel();
+        self.set_outcome(&handle, None);
+        let (accepted, is_accepted) = oneshot::channel();
         let (party, name) = (self.clone(), handle.clone());
         tokio::spawn(async move {
-            let mut taken = Some(taken);
-            let collected = AssertUnwindSafe(collect(&collector, query, &mut taken)).catch_unwind().await;
+            let mut accepted = Some(accepted);
+            let collected = AssertUnwindSafe(collect(&collector, query, &mut accepted)).catch_unwind().await;
             let outcome = match collected {
                 Ok(outcome) => outcome.map_err(|error| error.to_string()),
                 Err(panic) => Err(format!("the collection panicked: {}", panic_text(&*panic))),
             };
-            party.note(&name, Some(outcome));
+            party.set_outcome(&name, Some(outcome));
             // If the leader has not accepted the request, this wakes the waiting reply, which finds the outcome.
-            drop(taken);
+            drop(accepted);
         });
-        if is_taken.await.is_err()
+        if is_accepted.await.is_err()
             && let Some(Some(Err(why))) = self.outcome(&handle)
         {
             return Err(why);
@@ -143,7 +143,7 @@ impl Party {
         self.collections.lock().unwrap_or_else(PoisonError::into_inner).get(handle).cloned()
     }
 
-    fn note(&self, handle: &str, outcome: Outcome) {
+    fn set_outcome(&self, handle: &str, outcome: Outcome) {
         self.collections.lock().unwrap_or_else(PoisonError::into_inner).insert(handle.to_owned(), outcome);
     }
 }
@@ -152,17 +152,17 @@ impl Party {
 async fn collect(
     collector: &Collector,
     query: Query,
-    taken: &mut Option<oneshot::Sender<()>>,
+    accepted: &mut Option<oneshot::Sender<()>>,
 ) -> Result<CollectedAggregate, CollectError> {
     let outcome = collector.collect(query, Some(COLLECTION_TIMEOUT), |_: Progress| {
-        if let Some(taken) = taken.take() {
+        if let Some(accepted) = accepted.take() {
             // The receiver may be gone.
-            let _ = taken.send(());
+            let _ = accepted.send(());
         }
     });
     let collected = outcome.await?;
-    let is_given_out_again = query == Query::FixedSize(FixedSizeQuery::CurrentBatch) && collected.batch_id.is_none();
-    if is_given_out_again {
+    let is_repeatable = query == Query::FixedSize(FixedSizeQuery::CurrentBatch) && collected.batch_id.is_none();
+    if is_repeatable {
         // The result is complete, so the next collection gets the next batch.
         collector.release(&collected).await?;
     }

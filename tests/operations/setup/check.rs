@@ -68,7 +68,7 @@ fn shows_each_value_with_source_and_no_secret() {
     assert_eq!(option("listen")["origin"], "command line");
     let workers = option("limits.workers");
     assert_eq!((&workers["value"], &workers["origin"]), (&"3".into(), &"DAPBOX_LIMITS__WORKERS".into()));
-    assert_eq!(workers["shadowed"][0], "appliance.toml:4");
+    assert_eq!(workers["overridden"][0], "appliance.toml:4");
     let text = sandbox.succeed(&["check"]).stdout;
     assert!(text.contains("(secret)") && text.contains("overridden: appliance.toml:4"), "{text}");
     assert!(!text.contains(&secret) && !said.stdout.contains(&secret));

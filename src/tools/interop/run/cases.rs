@@ -29,23 +29,28 @@ pub async fn run(context: &RunContext, row: Row, mode: QueryKind) -> Result<(), 
     let cell = CellRun { context, row, mode };
     match row {
         Row::Count | Row::Sum | Row::Sumvec | Row::Histogram | Row::Multihot | Row::SumvecHmac => {
-            cell.good(context.reports).await.map(drop)
+            cell.expect_success(context.reports).await.map(drop)
         }
-        Row::ManyReports => cell.good(MANY_REPORTS).await.map(drop),
+        Row::ManyReports => cell.expect_success(MANY_REPORTS).await.map(drop),
         Row::OutOfRange => {
-            cell.beside(Numbers::one(256), None, "the number 256 was accepted for a sum of 8 bits").await
+            cell.expect_one_refused(Numbers::one(256), None, "the number 256 was accepted for a sum of 8 bits").await
         }
         Row::TooEarly => {
             let future = clock::now().saturating_add(FAR_FUTURE);
-            cell.beside(Numbers::one(1), Some(future), "a report from three days in the future was accepted").await
+            cell.expect_one_refused(
+                Numbers::one(1),
+                Some(future),
+                "a report from three days in the future was accepted",
+            )
+            .await
         }
-        Row::TaskExpired => cell.over().await,
-        Row::UnknownTask => cell.unknown().await,
+        Row::TaskExpired => cell.expired_task().await,
+        Row::UnknownTask => cell.unknown_task().await,
         Row::BadParameter => cell.bad_parameter().await,
         Row::TooFew => cell.too_few().await,
-        Row::CollectedTwice => cell.twice().await,
+        Row::CollectedTwice => cell.collected_twice().await,
         Row::Overlap => cell.overlap().await,
-        Row::LateReport => cell.late().await,
+        Row::LateReport => cell.late_report().await,
         Row::CollectorToken => {
             cell.with_fault(InjectedFault::CollectorToken, "with a collector token unknown to the leader").await
         }
@@ -71,15 +76,15 @@ impl<'a> CellRun<'a> {
     }
 
     /// Uploads and collects; the result must be exactly right.
-    async fn good(&self, count: usize) -> Result<(Task<'a>, Collected), CellFailure> {
+    async fn expect_success(&self, count: usize) -> Result<(Task<'a>, Collected), CellFailure> {
         let task = self.set_up(count, InjectedFault::None).await?;
         let uploaded = measurements(&self.row.vdaf(), count);
         task.upload_all(&uploaded).await?;
-        let collected = self.expect(&task, &uploaded).await?;
+        let collected = self.expect_total(&task, &uploaded).await?;
         Ok((task, collected))
     }
 
-    async fn expect(&self, task: &Task<'_>, uploaded: &[Numbers]) -> Result<Collected, CellFailure> {
+    async fn expect_total(&self, task: &Task<'_>, uploaded: &[Numbers]) -> Result<Collected, CellFailure> {
         let query = task.query(0);
         let collected = task.collect(&query).await?;
         collected.check(&total(&self.row.vdaf(), uploaded), uploaded.len(), &query)?;
@@ -87,22 +92,27 @@ impl<'a> CellRun<'a> {
     }
 
     /// Uploads a report that must be refused among others that must be counted.
-    async fn beside(&self, measurement: Numbers, time: Option<Time>, wrong: &str) -> Result<(), CellFailure> {
+    async fn expect_one_refused(
+        &self,
+        measurement: Numbers,
+        time: Option<Time>,
+        wrong: &str,
+    ) -> Result<(), CellFailure> {
         let task = self.set_up(self.context.reports, InjectedFault::None).await?;
         let uploaded = measurements(&self.row.vdaf(), self.context.reports);
         let (first, last) = uploaded.split_at(uploaded.len() / 2);
         task.upload_all(first).await?;
         expect_refusal(task.upload(measurement, time).await, wrong)?;
         task.upload_all(last).await?;
-        self.expect(&task, &uploaded).await.map(drop)
+        self.expect_total(&task, &uploaded).await.map(drop)
     }
 
-    async fn over(&self) -> Result<(), CellFailure> {
+    async fn expired_task(&self) -> Result<(), CellFailure> {
         let task = self.set_up(self.context.reports, InjectedFault::Expired).await?;
         expect_refusal(task.upload(Numbers::one(1), None).await, "a report of an expired task was accepted")
     }
 
-    async fn unknown(&self) -> Result<(), CellFailure> {
+    async fn unknown_task(&self) -> Result<(), CellFailure> {
         let task = Task::generate(self.context, &self.row.vdaf(), self.mode, self.context.reports, InjectedFault::None)
             .await?;
         expect_refusal(task.upload(Numbers::one(1), None).await, "a report of an unknown task was accepted")
@@ -114,8 +124,8 @@ impl<'a> CellRun<'a> {
         let key = task.add_to_collector(InjectedFault::None).await?;
         let wrong = VdafObject::from(&VdafConfig::Prio3Histogram { length: 4, chunk_length: 0 });
         for (role, name) in [(Aggregator::Leader, "leader"), (Aggregator::Helper, "helper")] {
-            let told = task.add_with_vdaf(role, &key, wrong.clone()).await.map(drop);
-            expect_refusal(told, &format!("the {name} accepted a histogram with chunk length 0"))?;
+            let added = task.add_with_vdaf(role, &key, wrong.clone()).await.map(drop);
+            expect_refusal(added, &format!("the {name} accepted a histogram with chunk length 0"))?;
         }
         Ok(())
     }
@@ -127,26 +137,31 @@ impl<'a> CellRun<'a> {
             .await
     }
 
-    async fn twice(&self) -> Result<(), CellFailure> {
-        let (task, first) = self.good(self.context.reports).await?;
+    async fn collected_twice(&self) -> Result<(), CellFailure> {
+        let (task, first) = self.expect_success(self.context.reports).await?;
         let query = task.query(0);
-        self.same(&task, &first, query.clone()).await?;
+        self.expect_same_result(&task, &first, query.clone()).await?;
         let Some(id) = first.batch_id else { return Ok(()) };
         let by_id = QueryObject { subtype: Some(JsonNumber(0)), batch_id: Some(id), ..query };
-        self.same(&task, &first, by_id).await
+        self.expect_same_result(&task, &first, by_id).await
     }
 
-    async fn late(&self) -> Result<(), CellFailure> {
-        let (task, first) = self.good(self.context.reports).await?;
+    async fn late_report(&self) -> Result<(), CellFailure> {
+        let (task, first) = self.expect_success(self.context.reports).await?;
         // It may be refused immediately, or be dropped during aggregation.
         if let Err(RemoteError::Invalid(why)) = task.upload(Numbers::one(1), None).await {
             return CellFailure::failed(why);
         }
-        self.same(&task, &first, task.query(0)).await
+        self.expect_same_result(&task, &first, task.query(0)).await
     }
 
     /// A collected batch must give the same result again, or none.
-    async fn same(&self, task: &Task<'_>, first: &Collected, query: QueryObject) -> Result<(), CellFailure> {
+    async fn expect_same_result(
+        &self,
+        task: &Task<'_>,
+        first: &Collected,
+        query: QueryObject,
+    ) -> Result<(), CellFailure> {
         match task.attempt(&query, Instant::now() + self.context.wait).await? {
             Attempt::Complete(again) if (again.report_count, &again.result) != (first.report_count, &first.result) => {
                 let (was, is) = (first.report_count, again.report_count);
@@ -160,7 +175,7 @@ impl<'a> CellRun<'a> {
     }
 
     async fn overlap(&self) -> Result<(), CellFailure> {
-        let (task, _) = self.good(self.context.reports).await?;
+        let (task, _) = self.expect_success(self.context.reports).await?;
         task.expect_no_result(&task.query(1), "for an interval that overlaps a collected one").await
     }
 
