@@ -80,7 +80,8 @@ fn logged() -> Logged {
             if let [_, level, text, fields] = &words(at + call.len())[..]
                 && let (Some(level), Some(text)) = (literal(level), literal(text))
             {
-                let names = fields.split("(\"").skip(1).filter_map(|rest| Some(rest.split_once('"')?.0.to_owned()));
+                let names = fields.split("(\"").skip(1).filter_map(|rest| Some(rest.split_once("\",")?.0.to_owned()));
+                let names = names.filter(|name| !name.contains('"'));
                 logged.add(path, &level.to_lowercase(), text, names);
             }
         }
