@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sd_notify::NotifyState as State;
 
-use crate::{server::Pulse, support::Fault};
+use crate::{server::LivenessProbe, support::Fault};
 
 /// How often a manager is told that something goes on that takes long, and how much longer it should wait each time.
 const REMINDER: Duration = Duration::from_secs(10);
@@ -55,11 +55,11 @@ pub async fn patiently<T>(status: &str, work: impl Future<Output = T>) -> T {
 
 /// Says again and again that we are alive, twice in the time after which the manager takes us for dead. A server whose
 /// store does not answer is: then nothing is said, and the manager ends us and starts us again.
-pub fn keep_alive(pulse: Pulse) {
+pub fn keep_alive(pulse: LivenessProbe) {
     if let Some(limit) = sd_notify::watchdog_enabled() {
         tokio::spawn(beat(limit / 2, move || {
             let pulse = pulse.clone();
-            async move { pulse.beat().await }
+            async move { pulse.check().await }
         }));
     }
 }

@@ -57,7 +57,7 @@ fn hour_of(time: Time) -> Query {
 fn assert_short(answer: &Answer, parties: &Parties) {
     let problem = problem(answer);
     assert_eq!((problem.status, problem.task_id), (507, Some(parties.id())), "{problem}");
-    assert!(problem.detail.contains("short of disk space"), "{problem}");
+    assert!(problem.detail.contains("low on disk space"), "{problem}");
     assert_eq!(answer.retry_after, Some(Span::from_secs(1)), "{problem}");
 }
 
@@ -109,7 +109,7 @@ async fn refuses_new_work_before_disk_is_full(#[values(Revision::Dap09, Revision
         assert_eq!(code, Some(1), "{said}");
         assert!(said.contains("failed   disk space") && said.contains("dapbox compact"), "{said}");
         let (code, said) = run(&["task", "list", "--data-dir", dir]);
-        assert!(code == Some(0) && said.contains("warning: short of disk space"), "{said}");
+        assert!(code == Some(0) && said.contains("warning: low on disk space"), "{said}");
     }
     assert_eq!(collect(&parties, first).await, (5, AggregateResult::Number(5)));
     assert!(parties.delete_job(known.resource_path()).await.is_success());

@@ -285,7 +285,7 @@ async fn answers_gone_for_expired_job_answer(#[values(Revision::Dap09, Revision:
     sweep_at(&mut pair.helper, id, clock::now().saturating_add(Duration(16 * DAY))).await;
     let refused = pair.parties.send_job(&name, &job).await.answer;
     assert_eq!(refused.status, 410, "{refused:?}");
-    assert!(problem(&refused).detail.contains("answered long ago"), "{refused:?}");
+    assert!(problem(&refused).detail.contains("has expired"), "{refused:?}");
     let other = builder.job(PartialBatchSelector::TimeInterval, &[builder.draft(&Measurement::Flag(true), ago(1))]);
     if pair.parties.requester_chooses_ids() {
         assert_eq!(pair.parties.send_job(&name, &other).await.answer.status, 409);

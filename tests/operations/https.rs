@@ -173,7 +173,7 @@ async fn refuses_unusable_certificate_with_hint() {
         Ok(_) => panic!("it starts"),
     };
     let text = refused(&config).await;
-    assert!(text.contains("key.pem is not that of the first certificate in"), "{text}");
+    assert!(text.contains("key.pem does not match the first certificate in"), "{text}");
     replace(&config.tls.key_file, "no key");
     assert!(refused(&config).await.contains("-----BEGIN PRIVATE KEY-----"));
     config.tls.certificate_file = dir.path().join("nothing");

@@ -115,7 +115,7 @@ async fn hung_store_stops_watchdog() {
     let control = reqwest::Client::builder().unix_socket(config.control_socket()).build().unwrap();
     let server = Server::start_with(config, options).await.unwrap();
     let pulse = server.pulse();
-    pulse.beat().await.unwrap();
+    pulse.check().await.unwrap();
 
     let parties = common::Parties::new(
         dapbox::model::Revision::Dap09,
@@ -129,7 +129,7 @@ async fn hung_store_stops_watchdog() {
     let over = Arc::new(AtomicBool::new(false));
     let felt = tokio::spawn({
         let (pulse, over) = (pulse.clone(), over.clone());
-        async move { (pulse.beat().await, over.load(Ordering::SeqCst)) }
+        async move { (pulse.check().await, over.load(Ordering::SeqCst)) }
     });
     // Each of these requests takes longer than a probe of a healthy store.
     for _ in 0..20 {
@@ -141,5 +141,5 @@ async fn hung_store_stops_watchdog() {
     assert!(felt.is_ok() && was_over, "it was said to live while its store hung");
     assert_eq!(added.await.unwrap().unwrap().status(), 201);
     server.stop().await.unwrap();
-    assert!(pulse.beat().await.is_err(), "a store that is closed is not alive");
+    assert!(pulse.check().await.is_err(), "a store that is closed is not alive");
 }

@@ -447,13 +447,13 @@ async fn shows_acme_failure() {
         assert!(Instant::now() < deadline, "it never says why");
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     };
-    assert!(trouble.contains("cannot connect to the authority"), "{trouble}");
-    assert_eq!(get(&node, "readyz").await, (503, format!("there is no TLS certificate yet: {trouble}\n")));
-    assert_eq!(metrics(&node).await["dapbox_certificate_trouble{}"], 1.0);
+    assert!(trouble.contains("cannot connect to the CA"), "{trouble}");
+    assert_eq!(get(&node, "readyz").await, (503, format!("no TLS certificate yet: {trouble}\n")));
+    assert_eq!(metrics(&node).await["dapbox_certificate_error{}"], 1.0);
     let shown = stdout(&["status"], &node).await;
-    assert!(shown.contains("certificate   none yet") && shown.contains("cannot connect to the authority"), "{shown}");
+    assert!(shown.contains("certificate   none yet") && shown.contains("cannot connect to the CA"), "{shown}");
     let page = get(&node, "").await.1;
-    assert!(page.contains("none yet") && page.contains("cannot connect to the authority"), "{page}");
+    assert!(page.contains("none yet") && page.contains("cannot connect to the CA"), "{page}");
     node.stop().await;
 }
 

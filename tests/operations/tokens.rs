@@ -193,7 +193,7 @@ async fn collector_replaces_token_in_file() {
     let again = run(&["task", "token", "rotate", "--collector", &collector]).unwrap_err();
     assert!(again.contains("previous_token") && std::fs::read_to_string(&collector).unwrap() == text, "{again}");
     let refused = collect(&old).unwrap_err();
-    assert!(refused.contains("the request's token is not the task's"), "{refused}");
+    assert!(refused.contains("the token is not valid for the task"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! Who may speak for a task: bearer tokens, compared by their hashes (DAP-09 section 3.1).
+//! Bearer tokens of requests, compared by their hashes (DAP-09 section 3.1).
 
 use warp::http::{HeaderMap, header};
 
@@ -7,16 +7,16 @@ use dapbox_protocol::{
     wire::{Problem, ProblemType},
 };
 
-/// The header of the interop test design, which deployed leaders still send.
+/// The header of the interop test design. Deployed leaders still send it.
 const DAP_AUTH_TOKEN: &str = "dap-auth-token";
 
-/// Refuses a request that does not carry a token that is in force, and says which one it does carry.
-/// `Authorization: Bearer` wins over `DAP-Auth-Token`.
+/// Checks that a request carries a valid token, and returns its hash. `Authorization: Bearer` takes precedence over
+/// `DAP-Auth-Token`.
 pub fn check(headers: &HeaderMap, task: TaskId, tokens: &Tokens, now: Time) -> Result<TokenHash, Problem> {
     let refuse = |detail: &str| Problem::new(ProblemType::UnauthorizedRequest).with_detail(detail).with_task(task);
     match token(headers) {
-        Some(token) => tokens.find(token, now).ok_or_else(|| refuse("the request's token is not the task's")),
-        None => Err(refuse("the request carries no token; send Authorization: Bearer or DAP-Auth-Token")),
+        Some(token) => tokens.find(token, now).ok_or_else(|| refuse("the token is not valid for the task")),
+        None => Err(refuse("missing token; send Authorization: Bearer or DAP-Auth-Token")),
     }
 }
 
@@ -24,7 +24,7 @@ fn token(headers: &HeaderMap) -> Option<&[u8]> {
     bearer(headers).or_else(|| Some(headers.get(DAP_AUTH_TOKEN)?.as_bytes()))
 }
 
-/// The token in `Authorization: Bearer` (RFC 6750 section 2.1).
+/// Extracts the token of `Authorization: Bearer` (RFC 6750 section 2.1).
 pub fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let (scheme, token) = headers.get(header::AUTHORIZATION)?.as_bytes().split_at_checked(7)?;
     scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
@@ -39,7 +39,7 @@ mod tests {
     }
 
     #[test]
-    fn bearer_wins_and_the_scheme_has_no_case() {
+    fn prefers_bearer_with_any_case() {
         assert_eq!(token(&headers(&[("authorization", "bEARER a"), ("dap-auth-token", "b")])), Some(&b"a"[..]));
         assert_eq!(token(&headers(&[("dap-auth-token", "b")])), Some(&b"b"[..]));
         assert_eq!(token(&headers(&[("authorization", "Basic abc")])), None);

@@ -1,17 +1,17 @@
-//! DAP-18's resources over HTTP (DAP-18 sections 3 and 4.4 to 4.6): methods, media types, places and status codes.
-
-use std::sync::Arc;
+//! The resources of DAP-18 over HTTP (DAP-18 sections 3 and 4.4 to 4.6): methods, media types, locations and status
+//! codes.
 
 use url::Url;
 use warp::http::{HeaderValue, Method, StatusCode, header};
 
 use crate::{
-    app::App,
     dap::{
-        flow::{self, Share},
-        jobs::{self, Timing},
-        routes::{self, Routes, Target},
-        uploads,
+        aggregate_shares::{self, AggregateShareAnswer},
+        collections,
+        context::DapContext,
+        helper_jobs::{self, AnswerTiming},
+        routes::{self, RouteTarget, Routes},
+        upload_stream,
     },
     transport::http::{Request, Response, content, empty, failure},
 };
@@ -32,21 +32,21 @@ use dapbox_support::Fault;
 
 const ROUTES: Routes = Routes {
     revision: Revision::Dap18,
-    tell,
+    map_problem,
     browser_headers: "content-type",
     continuation: (media::AGGREGATION_JOB_CONTINUE_REQ, decode_job_continue),
 };
 
-/// Answers a request whose path below the revision's prefix is `path`.
-pub async fn handle(app: &Arc<App>, path: &str, request: Request) -> Response {
+/// Answers a request with `path` below the prefix of the revision.
+pub async fn handle(ctx: &DapContext, path: &str, request: Request) -> Response {
     let resource = match parse_path(path) {
         Ok(resource) => resource,
         Err(bad) => return failure(Problem::from(bad).into()),
     };
-    ROUTES.respond(target(&resource), request, |request| answer(app, resource, request)).await
+    ROUTES.respond(target(&resource), request, |request| answer(ctx, resource, request)).await
 }
 
-fn target(resource: &Resource) -> Target {
+fn target(resource: &Resource) -> RouteTarget {
     let (task, methods, for_browsers) = match resource {
         Resource::HpkeConfig => (None, "GET, HEAD", true),
         Resource::Reports(task) => (Some(*task), "POST", true),
@@ -58,11 +58,11 @@ fn target(resource: &Resource) -> Target {
             (Some(*task), "GET, HEAD, DELETE", false)
         }
     };
-    Target { task, methods, for_browsers }
+    RouteTarget { task, methods, for_browsers }
 }
 
-/// A type that is not registered for this revision must not be used (section 3.6): the status says it all then.
-fn tell(problem: Problem) -> Problem {
+/// Omits problem types that this revision does not register (section 3.6). The status remains.
+fn map_problem(problem: Problem) -> Problem {
     let kind = match problem.kind {
         ProblemType::InvalidMessage
         | ProblemType::UnrecognizedTask
@@ -87,120 +87,139 @@ fn tell(problem: Problem) -> Problem {
     Problem { kind, ..problem }
 }
 
-async fn answer(app: &Arc<App>, resource: Resource, request: Request) -> Result<Response, Error> {
+async fn answer(ctx: &DapContext, resource: Resource, request: Request) -> Result<Response, Error> {
     let method = request.method_of_resource().to_owned();
     match (resource, method.as_str()) {
-        (Resource::HpkeConfig, _) => Ok(ROUTES.hpke_configs(app, media::HPKE_CONFIG_LIST)),
-        (Resource::Reports(task), _) => upload(app, task, request).await,
-        (Resource::AggregationJobs(task), _) => create_job(app, task, request).await,
-        (Resource::AggregationJob(task, job), "GET") => poll_job(app, task, job, request),
-        (Resource::AggregationJob(task, job), "POST") => ROUTES.continue_job(app, task, job, request).await,
-        (Resource::AggregationJob(task, job), _) => ROUTES.delete_job(app, task, job, request).await,
-        (Resource::CollectionJobs(task), _) => create_collection(app, task, request).await,
-        (Resource::CollectionJob(task, job), "GET") => poll_collection(app, task, job, request).await,
-        (Resource::CollectionJob(task, job), _) => ROUTES.delete_collection(app, task, job, request).await,
-        (Resource::AggregateShares(task), _) => create_share(app, task, request).await,
-        (Resource::AggregateShare(task, share), "GET") => get_share(app, task, share, request),
-        (Resource::AggregateShare(task, share), _) => delete_share(app, task, share, request).await,
+        (Resource::HpkeConfig, _) => Ok(ROUTES.hpke_configs(&ctx.requests, media::HPKE_CONFIG_LIST)),
+        (Resource::Reports(task), _) => upload(ctx, task, request).await,
+        (Resource::AggregationJobs(task), _) => create_job(ctx, task, request).await,
+        (Resource::AggregationJob(task, job), "GET") => poll_job(ctx, task, job, request),
+        (Resource::AggregationJob(task, job), "POST") => ROUTES.continue_job(ctx, task, job, request).await,
+        (Resource::AggregationJob(task, job), _) => ROUTES.delete_job(ctx, task, job, request).await,
+        (Resource::CollectionJobs(task), _) => create_collection(ctx, task, request).await,
+        (Resource::CollectionJob(task, job), "GET") => poll_collection(ctx, task, job, request).await,
+        (Resource::CollectionJob(task, job), _) => ROUTES.delete_collection(ctx, task, job, request).await,
+        (Resource::AggregateShares(task), _) => create_share(ctx, task, request).await,
+        (Resource::AggregateShare(task, share), "GET") => get_share(ctx, task, share, request),
+        (Resource::AggregateShare(task, share), _) => delete_share(ctx, task, share, request).await,
     }
 }
 
-/// Says where a resource is (section 3.2): by its path, as peers reach it. A proxy in front of us may have put more
-/// before that than we see; our URL in the task has it.
-fn at(mut response: Response, context: &TaskContext, resource: Resource, query: &str) -> Result<Response, Error> {
+/// Sets the `Location` of a resource (section 3.2): its path below our URL in the task. A proxy may have rewritten the
+/// path of the request.
+fn with_location(
+    mut response: Response,
+    context: &TaskContext,
+    resource: Resource,
+    query: &str,
+) -> Result<Response, Error> {
     let task = &context.task.public;
     let ours = match context.role() {
         Role::Leader => &task.leader_url,
         _ => &task.helper_url,
     };
-    let base = Url::parse(ours).map_err(|error| Fault::while_doing("reading our own URL", error))?;
-    let place = format!("{}/{}{query}", base.path().trim_end_matches('/'), resource.path());
-    let place = HeaderValue::from_str(&place).map_err(|error| Fault::while_doing("writing a Location", error))?;
-    response.headers_mut().insert(header::LOCATION, place);
+    let base = Url::parse(ours).map_err(|error| Fault::while_doing("parsing our URL", error))?;
+    let location = format!("{}/{}{query}", base.path().trim_end_matches('/'), resource.path());
+    let location =
+        HeaderValue::from_str(&location).map_err(|error| Fault::while_doing("creating a Location header", error))?;
+    response.headers_mut().insert(header::LOCATION, location);
     Ok(response)
 }
 
-/// Takes reports (section 4.4.2): those that are taken are not mentioned in the answer.
-async fn upload(app: &Arc<App>, task: TaskId, request: Request) -> Result<Response, Error> {
-    let context = ROUTES.task_for(app, task, Some(Role::Leader))?;
+/// Stores reports (section 4.4.2). The response lists the rejected ones only.
+async fn upload(ctx: &DapContext, task: TaskId, request: Request) -> Result<Response, Error> {
+    let context = ROUTES.task_for(&ctx.requests, task, Some(Role::Leader))?;
     ROUTES.expect_type(&request, media::UPLOAD_REQ)?;
-    let refused = uploads::take(app, &context, request).await?;
+    let refused = upload_stream::take(&ctx.uploads, &context, request).await?;
     if refused.is_empty() {
         return Ok(empty(StatusCode::OK));
     }
     Ok(content(StatusCode::OK, media::UPLOAD_ERRORS, encode_upload_errors(&refused)))
 }
 
-async fn create_job(app: &Arc<App>, task: TaskId, request: Request) -> Result<Response, Error> {
-    let limit = app.config.limits.max_job_bytes;
+async fn create_job(ctx: &DapContext, task: TaskId, request: Request) -> Result<Response, Error> {
+    let limit = ctx.requests.config.get().limits.max_job_bytes;
     let media_type = media::AGGREGATION_JOB_INIT_REQ;
-    let (leader, body) = ROUTES.authorized_body(app, task, Role::Helper, request, media_type, limit).await?;
+    let (leader, body) = ROUTES.authorized_body(&ctx.requests, task, Role::Helper, request, media_type, limit).await?;
     let context = &leader.context;
-    let timing = Timing::LaterAbove(app.config.helper.synchronous_reports);
-    let (job, answer) = jobs::create(app, context, IdSource::Derived, body, timing).await?;
+    let timing = AnswerTiming::DeferAbove(ctx.helper.config.get().helper.synchronous_reports);
+    let (job, answer) = helper_jobs::create(&ctx.helper, context, IdSource::Derived, body, timing).await?;
     let resource = Resource::AggregationJob(task, job);
     match answer {
-        Some(answer) => at(content(StatusCode::OK, media::AGGREGATION_JOB_RESP, answer), context, resource, ""),
-        None => job_not_ready(app, context, resource),
+        Some(answer) => {
+            with_location(content(StatusCode::OK, media::AGGREGATION_JOB_RESP, answer), context, resource, "")
+        }
+        None => job_not_ready(ctx, context, resource),
     }
 }
 
-fn job_not_ready(app: &App, context: &TaskContext, resource: Resource) -> Result<Response, Error> {
-    at(routes::not_ready(StatusCode::OK, app.config.helper.retry_after), context, resource, "?step=0")
+fn job_not_ready(ctx: &DapContext, context: &TaskContext, resource: Resource) -> Result<Response, Error> {
+    with_location(
+        routes::not_ready(StatusCode::OK, ctx.helper.config.get().helper.retry_after),
+        context,
+        resource,
+        "?step=0",
+    )
 }
 
-/// Gives the answer to an aggregation job (section 4.5.3.2). The leader says at which step it is; our VDAFs have one.
-fn poll_job(app: &App, task: TaskId, job: AggregationJobId, request: Request) -> Result<Response, Error> {
-    let leader = ROUTES.authorized(app, task, Role::Helper, &request.headers)?;
+/// Returns the response to an aggregation job (section 4.5.3.2). The leader names the step; our VDAFs have only step 0.
+fn poll_job(ctx: &DapContext, task: TaskId, job: AggregationJobId, request: Request) -> Result<Response, Error> {
+    let leader = ROUTES.authorized(&ctx.requests, task, Role::Helper, &request.headers)?;
     let context = &leader.context;
     let refuse = |kind, detail: &str| Err(Problem::new(kind).with_detail(detail).with_aggregation_job(job).into());
     let step = parse_step(&request.query).map_err(Problem::from)?;
-    let state = match jobs::state(app, context, job)? {
+    let state = match helper_jobs::state(&ctx.helper, context, job)? {
         None | Some(JobState::Deleted) => return Err(routes::no_aggregation_job(job)),
         Some(state) => state,
     };
     match step {
-        None => return refuse(ProblemType::InvalidMessage, "the query does not say the step"),
+        None => return refuse(ProblemType::InvalidMessage, "missing step in the query"),
         Some(0) => {}
         Some(_) => return refuse(ProblemType::StepMismatch, "the job is at step 0"),
     }
     match state {
         JobState::Answered(answer) => Ok(content(StatusCode::OK, media::AGGREGATION_JOB_RESP, answer)),
         JobState::Expired => {
-            Err(Problem::from_status(410).with_detail(jobs::FORGOTTEN).with_aggregation_job(job).into())
+            Err(Problem::from_status(410).with_detail(helper_jobs::ANSWER_EXPIRED).with_aggregation_job(job).into())
         }
-        _ => job_not_ready(app, context, Resource::AggregationJob(task, job)),
+        _ => job_not_ready(ctx, context, Resource::AggregationJob(task, job)),
     }
 }
 
-async fn create_collection(app: &Arc<App>, task: TaskId, request: Request) -> Result<Response, Error> {
-    let limit = app.config.limits.max_message_bytes;
+async fn create_collection(ctx: &DapContext, task: TaskId, request: Request) -> Result<Response, Error> {
+    let limit = ctx.requests.config.get().limits.max_message_bytes;
     let media_type = media::COLLECTION_JOB_REQ;
-    let (collector, body) = ROUTES.authorized_body(app, task, Role::Leader, request, media_type, limit).await?;
+    let (collector, body) =
+        ROUTES.authorized_body(&ctx.requests, task, Role::Leader, request, media_type, limit).await?;
     let context = &collector.context;
-    let job = flow::create_collection(app, context, IdSource::Derived, body).await?;
-    // Held for a moment like a poll: a batch that is ready is answered at once.
-    let state = flow::poll_collection(app, context, job).await?;
-    at(collection(app, job, state)?, context, Resource::CollectionJob(task, job), "")
+    let job = collections::create(&ctx.collections, context, IdSource::Derived, body).await?;
+    // Waits briefly like a poll, so that a batch that is ready is returned immediately.
+    let state = collections::poll(&ctx.collections, context, job).await?;
+    with_location(collection(ctx, job, state)?, context, Resource::CollectionJob(task, job), "")
 }
 
-async fn poll_collection(app: &App, task: TaskId, job: CollectionJobId, request: Request) -> Result<Response, Error> {
-    let collector = ROUTES.authorized(app, task, Role::Leader, &request.headers)?;
+async fn poll_collection(
+    ctx: &DapContext,
+    task: TaskId,
+    job: CollectionJobId,
+    request: Request,
+) -> Result<Response, Error> {
+    let collector = ROUTES.authorized(&ctx.requests, task, Role::Leader, &request.headers)?;
     let context = &collector.context;
     let state = match request.method {
-        // Who asks for the head alone has not fetched the result.
-        Method::HEAD => flow::peek_at_collection(app, context, job).await?.map(|(state, _)| state),
-        _ => flow::poll_collection(app, context, job).await?,
+        // A HEAD request does not fetch the result.
+        Method::HEAD => collections::wait(&ctx.collections, context, job).await?.map(|(state, _)| state),
+        _ => collections::poll(&ctx.collections, context, job).await?,
     };
-    collection(app, job, state)
+    collection(ctx, job, state)
 }
 
-/// How a collection job is (section 4.6.1).
-fn collection(app: &App, job: CollectionJobId, state: Option<CollectionState>) -> Result<Response, Error> {
+/// The response for the state of a collection job (section 4.6.1).
+fn collection(ctx: &DapContext, job: CollectionJobId, state: Option<CollectionState>) -> Result<Response, Error> {
     match state {
         None => Err(routes::no_collection(job)),
         Some(CollectionState::Waiting | CollectionState::Closed { .. }) => {
-            Ok(routes::not_ready(StatusCode::OK, app.config.leader.collection_retry_after))
+            Ok(routes::not_ready(StatusCode::OK, ctx.collections.config.get().leader.collection_retry_after))
         }
         Some(CollectionState::Done { body }) => Ok(content(StatusCode::OK, media::COLLECTION_JOB_RESP, body)),
         Some(CollectionState::Failed { kind, detail }) => Err(routes::failed_collection(job, &kind, detail)),
@@ -211,35 +230,42 @@ fn collection(app: &App, job: CollectionJobId, state: Option<CollectionState>) -
     }
 }
 
-async fn create_share(app: &Arc<App>, task: TaskId, request: Request) -> Result<Response, Error> {
-    let limit = app.config.limits.max_message_bytes;
+async fn create_share(ctx: &DapContext, task: TaskId, request: Request) -> Result<Response, Error> {
+    let limit = ctx.requests.config.get().limits.max_message_bytes;
     let media_type = media::AGGREGATE_SHARE_REQ;
-    let (leader, body) = ROUTES.authorized_body(app, task, Role::Helper, request, media_type, limit).await?;
+    let (leader, body) = ROUTES.authorized_body(&ctx.requests, task, Role::Helper, request, media_type, limit).await?;
     let context = &leader.context;
     let id = ResourceKey::new(task, ResourceKind::AggregateShare, &body).share_id();
-    let share = flow::aggregate_share(app, context, body, Some(id)).await?;
+    let share = aggregate_shares::aggregate_share(&ctx.helper, context, body, Some(id)).await?;
     let response = content(StatusCode::OK, media::AGGREGATE_SHARE, share);
-    at(response, context, Resource::AggregateShare(task, id), "")
+    with_location(response, context, Resource::AggregateShare(task, id), "")
 }
 
-fn get_share(app: &App, task: TaskId, id: AggregateShareId, request: Request) -> Result<Response, Error> {
-    let leader = ROUTES.authorized(app, task, Role::Helper, &request.headers)?;
+fn get_share(ctx: &DapContext, task: TaskId, id: AggregateShareId, request: Request) -> Result<Response, Error> {
+    let leader = ROUTES.authorized(&ctx.requests, task, Role::Helper, &request.headers)?;
     let context = &leader.context;
-    match flow::find_share(app, context, id)? {
-        Some(Share::GivenOut(answer)) => Ok(content(StatusCode::OK, media::AGGREGATE_SHARE, answer)),
-        Some(Share::Deleted) => Err(Problem::from_status(410).with_detail("the aggregate share was deleted").into()),
+    match aggregate_shares::find_share(&ctx.helper, context, id)? {
+        Some(AggregateShareAnswer::Released(answer)) => Ok(content(StatusCode::OK, media::AGGREGATE_SHARE, answer)),
+        Some(AggregateShareAnswer::Deleted) => {
+            Err(Problem::from_status(410).with_detail("the aggregate share was deleted").into())
+        }
         None => Err(no_share()),
     }
 }
 
-async fn delete_share(app: &App, task: TaskId, id: AggregateShareId, request: Request) -> Result<Response, Error> {
-    let leader = ROUTES.authorized(app, task, Role::Helper, &request.headers)?;
+async fn delete_share(
+    ctx: &DapContext,
+    task: TaskId,
+    id: AggregateShareId,
+    request: Request,
+) -> Result<Response, Error> {
+    let leader = ROUTES.authorized(&ctx.requests, task, Role::Helper, &request.headers)?;
     let context = &leader.context;
-    routes::deleted(flow::delete_share(app, context, id).await?, no_share())
+    routes::deleted(aggregate_shares::delete_share(&ctx.helper, context, id).await?, no_share())
 }
 
 fn no_share() -> Error {
-    Problem::from_status(404).with_detail("there is no such aggregate share").into()
+    Problem::from_status(404).with_detail("unknown aggregate share").into()
 }
 
 #[cfg(test)]
@@ -248,19 +274,19 @@ mod tests {
     use dapbox_aggregator::testing;
 
     #[test]
-    fn only_registered_names_are_used() {
+    fn maps_unregistered_problem_types_to_status() {
         for kind in ProblemType::DEFINED {
-            let told = tell(Problem::new(kind));
-            assert_eq!(told.status, kind.status());
-            assert!(told.kind == kind || told.kind == ProblemType::HttpStatus(kind.status()), "{kind}");
+            let mapped = map_problem(Problem::new(kind));
+            assert_eq!(mapped.status, kind.status());
+            assert!(mapped.kind == kind || mapped.kind == ProblemType::HttpStatus(kind.status()), "{kind}");
         }
-        let told = tell(Problem::new(ProblemType::UnauthorizedRequest));
-        assert_eq!((told.kind.urn().as_str(), told.status), ("about:blank", 403));
-        assert_eq!(tell(Problem::new(ProblemType::BatchOverlap)).kind, ProblemType::BatchOverlap);
+        let mapped = map_problem(Problem::new(ProblemType::UnauthorizedRequest));
+        assert_eq!((mapped.kind.urn().as_str(), mapped.status), ("about:blank", 403));
+        assert_eq!(map_problem(Problem::new(ProblemType::BatchOverlap)).kind, ProblemType::BatchOverlap);
     }
 
     #[test]
-    fn a_place_is_where_peers_reach_us_whatever_is_before_us() {
+    fn location_uses_public_url() {
         for (ours, prefix) in [
             ("https://helper.example/dap-18/", "/dap-18"),
             ("https://helper.example:8443/a/b/dap-18", "/a/b/dap-18"),
@@ -271,7 +297,7 @@ mod tests {
             let (id, job) = (task.public.id, AggregationJobId::new([1; 16]));
             let context = TaskContext::new(task.into()).unwrap();
             let resource = Resource::AggregationJob(id, job);
-            let response = at(empty(StatusCode::OK), &context, resource, "?step=0").unwrap();
+            let response = with_location(empty(StatusCode::OK), &context, resource, "?step=0").unwrap();
             let expected = format!("{prefix}/tasks/{id}/aggregation_jobs/{job}?step=0");
             assert_eq!(response.headers()[header::LOCATION], expected);
         }

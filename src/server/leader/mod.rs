@@ -1,7 +1,8 @@
 //! What a leader does without a request: it drives aggregation jobs and collection jobs.
 
-pub mod drive_collections;
-pub mod drive_jobs;
-pub mod leader_job;
-pub mod persist;
-pub mod pursue;
+pub mod aggregation_driver;
+pub mod aggregation_job;
+pub mod collection_driver;
+pub mod context;
+pub mod request_loop;
+pub mod retry_state;

@@ -1,8 +1,7 @@
-//! A backup of the running server, through the control socket.
+//! Backups of a running server through the control socket.
 //!
-//! It is made on a thread of its own and handed on in pieces, of which a few wait at most: whoever takes them may be slow,
-//! or go away, and only the backup ends with that. What was answered with success and has no proper end is not a backup,
-//! and its reader can tell.
+//! A backup is created on its own thread and sent in chunks through a bounded queue. A slow or disconnected reader
+//! affects only the backup. A backup without its end marker is incomplete, which the reader detects.
 
 use std::{io, sync::Arc};
 
@@ -11,25 +10,25 @@ use futures_util::StreamExt;
 use tokio::{runtime::Handle, sync::mpsc};
 use warp::Reply;
 
-use crate::{app::App, transport::http::failure};
+use crate::{operator::context::OperatorContext, transport::http::failure, upkeep::store_options::store_options};
 use dapbox_aggregator::Error;
 use dapbox_protocol::{model::Secret, wire::Problem};
 use dapbox_store::{BackupError, BackupOptions};
 
-/// Where a backup is asked for.
+/// The path of backups.
 pub const PATH: &str = "/backup";
-/// The query of a request that asks for the key as well.
+/// The query for a backup that includes the key.
 pub const WITH_KEY: &str = "key";
-/// How many bytes are handed on at once.
-const PIECE_BYTES: usize = 256 << 10;
-/// How many pieces wait for whoever takes them.
-const PIECES: usize = 4;
+/// Size of a chunk.
+const CHUNK_BYTES: usize = 256 << 10;
+/// Maximum number of queued chunks.
+const QUEUED_CHUNKS: usize = 4;
 
-type Piece = Result<Bytes, BackupError>;
+type Chunk = Result<Bytes, BackupError>;
 
-/// Answers with a backup, once its beginning is there.
-pub async fn answer(app: Arc<App>, with_key: bool) -> warp::reply::Response {
-    match begin(app, with_key).await {
+/// Responds with a backup, once its first chunk exists.
+pub async fn answer(ctx: Arc<OperatorContext>, with_key: bool) -> warp::reply::Response {
+    match begin(ctx, with_key).await {
         Ok((first, mut rest)) => {
             let first = futures_util::stream::iter([Ok(first)]);
             let rest = futures_util::stream::poll_fn(move |context| rest.poll_recv(context));
@@ -39,14 +38,15 @@ pub async fn answer(app: Arc<App>, with_key: bool) -> warp::reply::Response {
     }
 }
 
-async fn begin(app: Arc<App>, with_key: bool) -> Result<(Bytes, mpsc::Receiver<Piece>), Error> {
+async fn begin(ctx: Arc<OperatorContext>, with_key: bool) -> Result<(Bytes, mpsc::Receiver<Chunk>), Error> {
     let mut key = None;
     if with_key {
-        let found = crate::store_options(&app.config).key.read(&app.config.data_dir);
+        let config = ctx.config.get();
+        let found = store_options(&config).key.read(&config.data_dir);
         key = Some(found.map_err(|error| Problem::from_status(409).with_detail(error.to_string()))?);
     }
-    let (sender, mut receiver) = mpsc::channel::<Piece>(PIECES);
-    tokio::task::spawn_blocking(move || make(&app, key, sender));
+    let (sender, mut receiver) = mpsc::channel::<Chunk>(QUEUED_CHUNKS);
+    tokio::task::spawn_blocking(move || make(&ctx, key, sender));
     match receiver.recv().await {
         Some(Ok(first)) => Ok((first, receiver)),
         Some(Err(error)) => Err(Problem::from_status(409).with_detail(error.to_string()).into()),
@@ -54,11 +54,11 @@ async fn begin(app: Arc<App>, with_key: bool) -> Result<(Bytes, mpsc::Receiver<P
     }
 }
 
-/// Makes a backup for as long as somebody takes it.
-fn make(app: &App, key: Option<Secret>, sender: mpsc::Sender<Piece>) {
-    let options = BackupOptions { key, tracking_bytes: app.config.limits.max_backup_tracking_bytes };
-    let mut pieces = Pieces { app, sender, piece: Vec::new() };
-    match app.store.backup(&mut pieces, options) {
+/// Creates a backup until it is complete or the reader disconnects.
+fn make(ctx: &OperatorContext, key: Option<Secret>, sender: mpsc::Sender<Chunk>) {
+    let options = BackupOptions { key, tracking_bytes: ctx.config.get().limits.max_backup_tracking_bytes };
+    let mut pieces = ChunkWriter { ctx, sender, piece: Vec::new() };
+    match ctx.store.backup(&mut pieces, options) {
         Ok(made) => tracing::info!(record_count = made.records, bytes = made.bytes, "backup created"),
         Err(error) => {
             tracing::warn!(%error, "backup failed");
@@ -67,29 +67,29 @@ fn make(app: &App, key: Option<Secret>, sender: mpsc::Sender<Piece>) {
     }
 }
 
-/// Hands bytes on in pieces.
-struct Pieces<'a> {
-    app: &'a App,
-    sender: mpsc::Sender<Piece>,
+/// Writes to the queue in chunks.
+struct ChunkWriter<'a> {
+    ctx: &'a OperatorContext,
+    sender: mpsc::Sender<Chunk>,
     piece: Vec<u8>,
 }
 
-impl Pieces<'_> {
-    /// Waits for a place. False if nobody takes it any more, or the server is asked to stop.
-    fn send(&self, piece: Piece) -> bool {
+impl ChunkWriter<'_> {
+    /// Waits for a place in the queue. Returns `false` if the reader has disconnected or the server stops.
+    fn send(&self, piece: Chunk) -> bool {
         Handle::current().block_on(async {
             tokio::select! {
                 sent = self.sender.send(piece) => sent.is_ok(),
-                () = self.app.stopped() => false,
+                () = self.ctx.stop.stopped() => false,
             }
         })
     }
 }
 
-impl io::Write for Pieces<'_> {
+impl io::Write for ChunkWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.piece.extend_from_slice(bytes);
-        if self.piece.len() >= PIECE_BYTES {
+        if self.piece.len() >= CHUNK_BYTES {
             self.flush()?;
         }
         Ok(bytes.len())
@@ -100,6 +100,6 @@ impl io::Write for Pieces<'_> {
         if piece.is_empty() || self.send(Ok(piece.into())) {
             return Ok(());
         }
-        Err(io::Error::new(io::ErrorKind::BrokenPipe, "nobody takes it any more, or the server is stopping"))
+        Err(io::Error::new(io::ErrorKind::BrokenPipe, "the reader has disconnected, or the server is stopping"))
     }
 }

@@ -1,7 +1,7 @@
-//! What Prometheus is told: everything is read when it asks, and nothing is counted twice.
+//! Metrics for Prometheus, computed at each scrape.
 //!
-//! Counters of tasks are those that are stored with them, so that they go on where they were after a restart; all others
-//! begin at zero then. Labels have few values: there is one for each task, and none for reports, clients or jobs.
+//! Counters of tasks are stored, so that they survive restarts. All other counters begin at zero. Labels have few
+//! values: there is one for each task, and none for reports, clients or jobs.
 
 mod gather;
 mod process;
@@ -13,32 +13,32 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::app::App;
+use crate::operator::context::MonitorContext;
 use dapbox_support::Fault;
 
-/// The media types of the format that every scraper understands, and of the newer one for those that ask for it.
+/// The media types of the Prometheus text format and of OpenMetrics.
 const PLAIN: &str = prometheus_text::CONTENT_TYPE;
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What a metric is called, and what it says.
+/// The description of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Metric {
-    /// Its name.
+    /// The name.
     pub name: &'static str,
-    /// What it is.
+    /// The type.
     pub kind: Kind,
-    /// What it says.
+    /// The help text.
     pub help: &'static str,
 }
 
-/// What kind of a metric.
+/// The type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// It only rises, until a restart.
+    /// Increases until a restart.
     Counter,
-    /// It goes up and down.
+    /// Rises and falls.
     Gauge,
-    /// How often something took how long.
+    /// A distribution.
     Histogram,
 }
 
@@ -67,28 +67,28 @@ type Labels = Vec<(&'static str, String)>;
 enum Value {
     Whole(u64),
     Real(f64),
-    /// How many there were of each class, with its upper bound, and the seconds of all of them.
-    Spread(Vec<(f64, u64)>, f64),
+    /// The number of observations of each bucket with its upper bound, and the sum in seconds.
+    Histogram(Vec<(f64, u64)>, f64),
 }
 
-/// All metrics as text, in the newer format if `open`, with the media type.
-pub fn text(app: &App, open: bool) -> Result<(&'static str, String), Fault> {
+/// Serializes all metrics, as OpenMetrics if `open`. Returns the media type and the text.
+pub fn text(ctx: &MonitorContext, open: bool) -> Result<(&'static str, String), Fault> {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Scrape(gather::all(app))));
+    registry.register_collector(Box::new(Scrape(gather::all(ctx))));
     let mut body = String::new();
     let written = if open { text::encode(&mut body, &registry) } else { prometheus_text::encode(&mut body, &registry) };
-    written.map_err(|error| Fault::while_doing("writing the metrics", error))?;
+    written.map_err(|error| Fault::while_doing("serializing the metrics", error))?;
     Ok((if open { OPEN_METRICS } else { PLAIN }, body))
 }
 
-/// What there is to be told at one scrape.
+/// The metrics of one scrape.
 #[derive(Debug)]
 struct Scrape(Vec<Family>);
 
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         for Family { metric, values } in &self.0 {
-            // The encoder adds what the names of counters end with.
+            // The encoder appends the suffix of counters.
             let name = metric.name.strip_suffix("_total").unwrap_or(metric.name);
             let mut family = encoder.encode_descriptor(name, metric.help, None, metric.kind.as_type())?;
             for (labels, value) in values {
@@ -109,7 +109,7 @@ fn encode(value: &Value, kind: Kind, encoder: &mut MetricEncoder<'_>) -> Result<
         (Value::Real(value), Kind::Counter) => encoder.encode_counter::<NoLabelSet, _, u64>(value, None),
         (Value::Whole(value), _) => encoder.encode_gauge(value),
         (Value::Real(value), _) => encoder.encode_gauge(value),
-        (Value::Spread(classes, seconds), _) => {
+        (Value::Histogram(classes, seconds), _) => {
             let count = classes.iter().map(|(_, count)| count).sum();
             encoder.encode_histogram::<NoLabelSet>(*seconds, count, classes, None)
         }

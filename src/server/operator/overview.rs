@@ -1,16 +1,18 @@
-//! Puts together all that is to be seen of a running server at one moment.
+//! Assembles the overview of a running server.
 //!
-//! Writes wait while somebody reads, so that the tasks are read one by one, each as briefly as can be: their reports are
-//! never looked at, only counts and batch buckets.
+//! Reads block writes. Tasks are therefore read one at a time, and only their counts and batch buckets, not their
+//! reports.
 
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
 use crate::{
-    app::App,
-    operator::recorder::{Moment, PACE, Totals},
-    upkeep::never_contacted,
+    operator::context::MonitorContext,
+    upkeep::{
+        never_contacted,
+        recorder::{Instants, ReportTotals, SAMPLE_INTERVAL},
+    },
 };
 use dapbox_aggregator::{
     config::TlsMode,
@@ -22,12 +24,12 @@ use dapbox_aggregator::{
 };
 use dapbox_protocol::model::{Role, TaskId, Time};
 use dapbox_store::TaskState;
-use dapbox_support::{Fault, Part, clock, version};
+use dapbox_support::{Fault, Part, version};
 
-/// What is read of a task in one go.
+/// What one read of a task returns.
 struct Read {
     status: TaskStatus,
-    totals: Totals,
+    totals: ReportTotals,
     oldest_waiting: Option<Time>,
     batches: (Vec<BatchView>, StateCounts),
 }
@@ -36,100 +38,100 @@ impl Read {
     fn of(state: &TaskState, started: Time) -> Self {
         Self {
             status: tasks::status_with_collected(state, TaskView::MAX_BATCHES),
-            totals: Totals::of(&state.counters),
+            totals: ReportTotals::of(&state.counters),
             oldest_waiting: state.waiting.oldest_arrival(started),
             batches: progress::batches(state),
         }
     }
 }
 
-/// All that is to be seen at this moment. If the store has stopped it has no tasks, and says why.
-pub fn overview(app: &App) -> Overview {
-    let keys = app.key_statuses(clock::now());
+/// Assembles the overview. If the store has stopped, it contains the reason but no tasks.
+pub fn overview(ctx: &MonitorContext) -> Overview {
+    let keys = ctx.upkeep.keys.statuses(ctx.clock.now());
     Overview {
         version: version::VERSION.to_owned(),
-        server: server_name(&app.config.public_url),
-        now: clock::now(),
-        started: app.recorder.started,
-        not_ready: not_ready(app),
-        load: load(app),
-        disk: app.disk.status(),
+        server: server_name(&ctx.config.get().public_url),
+        now: ctx.clock.now(),
+        started: ctx.recorder.started,
+        not_ready: not_ready(ctx),
+        load: load(ctx),
+        disk: ctx.upkeep.disk.status(),
         keys: keys.unwrap_or_default(),
-        tls: has_tls(app).then(|| app.certificates.status()),
-        log_lines_dropped: app.controls.get().map_or(0, |controls| (controls.dropped_log_lines)()),
-        tasks: task_views(app).unwrap_or_default(),
+        tls: has_tls(ctx).then(|| ctx.certificates.status()),
+        log_lines_dropped: ctx.controls.get().map_or(0, |controls| (controls.dropped_log_lines)()),
+        tasks: task_views(ctx).unwrap_or_default(),
     }
 }
 
-/// What the server is called: the host of its public URL, or else the machine's name.
+/// The name of the server: the host of its public URL, or the host name of the machine.
 fn server_name(public_url: &str) -> String {
     let host = url::Url::parse(public_url).ok().and_then(|url| url.host_str().map(str::to_owned));
     let machine = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     host.unwrap_or_else(|| machine().trim().to_owned())
 }
 
-/// The same, away from the threads that answer requests: reading may have to wait for a write.
-pub async fn take(app: &Arc<App>) -> Result<Overview, Fault> {
-    let shared = app.clone();
+/// Assembles the overview on a blocking thread, because reads may wait for a write.
+pub async fn take(ctx: &Arc<MonitorContext>) -> Result<Overview, Fault> {
+    let shared = ctx.clone();
     let taken = tokio::task::spawn_blocking(move || overview(&shared)).await;
-    taken.map_err(|error| Fault::while_doing("putting the overview together", error))
+    taken.map_err(|error| Fault::while_doing("assembling the overview", error))
 }
 
-/// What keeps the server from its work.
-pub fn not_ready(app: &App) -> Vec<String> {
-    let stopping = app.stopping.borrow().then(|| "the server is stopping".to_owned());
-    let found = [fault(app), stopping, app.disk.status().advice(), no_certificate(app)].into_iter().flatten();
-    found.chain(app.parts.broken()).collect()
+/// The reasons why the server is not ready.
+pub fn not_ready(ctx: &MonitorContext) -> Vec<String> {
+    let stopping = ctx.stop.is_sent().then(|| "the server is stopping".to_owned());
+    let found = [fault(ctx), stopping, ctx.upkeep.disk.status().advice(), no_certificate(ctx)].into_iter().flatten();
+    found.chain(ctx.parts.broken()).collect()
 }
 
-/// What only a restart of the server mends.
-pub fn fault(app: &App) -> Option<String> {
-    let stopped = app.store.read(|_| Ok(())).err().map(|fault| format!("the store has stopped: {fault}"));
-    stopped.or_else(|| app.parts.fatal().map(|fault| fault.to_string()))
+/// A fault that only a restart repairs.
+pub fn fault(ctx: &MonitorContext) -> Option<String> {
+    let stopped = ctx.store.read(|_| Ok(())).err().map(|fault| format!("the store has stopped: {fault}"));
+    stopped.or_else(|| ctx.parts.fatal().map(|fault| fault.to_string()))
 }
 
-fn has_tls(app: &App) -> bool {
-    app.config.tls.mode != TlsMode::Off
+fn has_tls(ctx: &MonitorContext) -> bool {
+    ctx.config.get().tls.mode != TlsMode::Off
 }
 
-/// Without a first certificate nobody can connect, and nothing else tells why there is none.
-fn no_certificate(app: &App) -> Option<String> {
-    let is_missing = has_tls(app) && app.certificates.current().is_none();
-    is_missing.then(|| match app.certificates.status().last_error {
-        Some(trouble) => format!("there is no TLS certificate yet: {trouble}"),
-        None => "there is no TLS certificate yet: the authority is being asked for one".to_owned(),
+/// A missing first certificate: clients cannot connect, and nothing else shows the reason.
+fn no_certificate(ctx: &MonitorContext) -> Option<String> {
+    let is_missing = has_tls(ctx) && ctx.certificates.current().is_none();
+    is_missing.then(|| match ctx.certificates.status().last_error {
+        Some(error) => format!("no TLS certificate yet: {error}"),
+        None => "no TLS certificate yet: requesting one from the CA".to_owned(),
     })
 }
 
 /// Work in progress and waiting.
-pub fn load(app: &App) -> Load {
-    let limits = &app.config.limits;
+pub fn load(ctx: &MonitorContext) -> Load {
+    let max_connections = ctx.config.get().limits.max_connections;
     let in_use = |places: &Semaphore, all: usize| all.saturating_sub(places.available_permits()) as u64;
     Load {
-        connections: in_use(&app.connections, limits.max_connections),
-        requests: app.slots.in_use(),
-        computing: app.pool.admitted() as u64,
-        commits: app.store.commits(),
+        connections: in_use(&ctx.connections, max_connections),
+        requests: ctx.slots.in_use(),
+        computing: ctx.pool.admitted() as u64,
+        commits: ctx.store.commits(),
     }
 }
 
-fn task_views(app: &App) -> Result<Vec<TaskView>, Fault> {
-    let ids: Vec<TaskId> = app.store.read(|view| Ok(view.tasks().map(|(id, _)| *id).collect()))?;
+fn task_views(ctx: &MonitorContext) -> Result<Vec<TaskView>, Fault> {
+    let ids: Vec<TaskId> = ctx.store.read(|view| Ok(view.tasks().map(|(id, _)| *id).collect()))?;
     let mut views = Vec::with_capacity(ids.len());
     for id in ids {
-        // It may have been removed meanwhile.
-        let read = app.store.read(|view| Ok(view.task(&id).map(|state| Read::of(state, app.recorder.started))))?;
-        views.extend(read.map(|read| task_view(app, read)));
+        // The task may have been removed.
+        let read = ctx.store.read(|view| Ok(view.task(&id).map(|state| Read::of(state, ctx.recorder.started))))?;
+        views.extend(read.map(|read| task_view(ctx, read)));
     }
     Ok(views)
 }
 
-fn task_view(app: &App, read: Read) -> TaskView {
+fn task_view(ctx: &MonitorContext, read: Read) -> TaskView {
     let Read { status, totals, oldest_waiting, batches: (batches, counts) } = read;
-    let (id, lately) = (status.id, app.recorder.lately(&status.id, Moment::now(), totals));
-    let status = never_contacted::complete(app, status);
+    let (id, lately) = (status.id, ctx.recorder.lately(&status.id, Instants::now(&*ctx.clock), totals));
+    let status = never_contacted::complete(&ctx.upkeep, status);
     let peer = (status.role == Role::Leader).then(|| {
-        let contact = app.recorder.contact_of(&id);
+        let contact = ctx.recorder.helper_contact(&id);
         PeerStatus { last_success: contact.success, last_failure: contact.failure }
     });
     let refused = status.counters.iter().filter(|(name, count)| counters::is_refusal(name) && **count > 0);
@@ -146,21 +148,22 @@ fn task_view(app: &App, read: Read) -> TaskView {
     }
 }
 
-/// Notes how far all tasks are.
-pub fn look(app: &App) -> Result<(), Fault> {
-    let totals: Vec<_> =
-        app.store.read(|view| Ok(view.tasks().map(|(id, state)| (*id, Totals::of(&state.counters))).collect()))?;
-    app.recorder.look(Moment::now(), totals);
+/// Samples the totals of all tasks.
+pub fn look(ctx: &MonitorContext) -> Result<(), Fault> {
+    let totals: Vec<_> = ctx
+        .store
+        .read(|view| Ok(view.tasks().map(|(id, state)| (*id, ReportTotals::of(&state.counters))).collect()))?;
+    ctx.recorder.look(Instants::now(&*ctx.clock), totals);
     Ok(())
 }
 
-/// Notes now and then how far all tasks are, until the server stops.
-pub async fn drive(app: Arc<App>) -> Result<(), Fault> {
+/// Samples the totals of all tasks periodically until the server stops.
+pub async fn drive(ctx: Arc<MonitorContext>) -> Result<(), Fault> {
     loop {
-        app.failpoints.turn(Part::History);
+        ctx.failpoints.turn(Part::History);
         tokio::select! {
-            () = app.stopped() => return Ok(()),
-            () = tokio::time::sleep(PACE) => look(&app)?,
+            () = ctx.stop.stopped() => return Ok(()),
+            () = ctx.clock.sleep(SAMPLE_INTERVAL) => look(&ctx)?,
         }
     }
 }

@@ -1,11 +1,13 @@
-//! The status page: one HTML document with all that `dapbox status` tells, for a browser.
+//! The status page: the content of `dapbox status` as one HTML document.
 //!
-//! It is made by a pure function of an [`Overview`] and needs nothing beside itself: style and script are inside, and the
-//! [`policy`] of its response allows these two by their hashes and nothing else. So whatever a task's text may say, nothing of
-//! it can run. Without scripts the page says everything and is loaded again now and then; with them it looks every two
-//! seconds and changes only what is different, so that focus, scrolling and what was unfolded stay.
+//! # Decision: the page is one self-contained document
 //!
-//! Widths that come from numbers are attributes of SVG shapes: the policy forbids styles on elements too.
+//! [`render`] is a pure function of an [`Overview`]. Style and script are inline, and the [`policy`] of the response
+//! allows only these two, by their hashes. Text of tasks can therefore never run as a script. Without scripts the page
+//! is complete and reloads periodically. With scripts it fetches the page every two seconds and updates only what
+//! differs, so that focus, scroll position and open sections remain.
+//!
+//! Widths that depend on data are attributes of SVG shapes, because the policy also forbids style attributes.
 
 mod alerts;
 mod batch;
@@ -25,20 +27,19 @@ use self::{icon::Icon, text::instant};
 use dapbox_aggregator::views::overview::Overview;
 use dapbox_support::format::{count, counted};
 
-/// How the page looks.
+/// The style sheet.
 const STYLE: &str = include_str!("page/style.css");
 
-/// What keeps the page up to date.
+/// The script that updates the page.
 const SCRIPT: &str = include_str!("page/live.js");
 
-/// The page's media type.
+/// The media type of the page.
 pub const MEDIA_TYPE: &str = "text/html; charset=utf-8";
 
-/// With so many tasks or fewer, all are unfolded.
-const FEW: usize = 3;
+/// With at most this many tasks, all of them are open.
+const MAX_OPEN_TASKS: usize = 3;
 
-/// The content security policy that the response with the page must have: nothing may run or load but what is in the
-/// page, and nobody may show it as a part of theirs.
+/// The content security policy of the response: only inline style and script of the page, no embedding in other pages.
 pub fn policy() -> String {
     format!(
         "default-src 'none'; style-src '{}'; script-src '{}'; img-src data:; connect-src 'self'; base-uri 'none'; \
@@ -48,17 +49,17 @@ pub fn policy() -> String {
     )
 }
 
-/// A hash as a content security policy has it (CSP level 3, section 2.3.1).
+/// A source hash of a content security policy (CSP level 3, section 2.3.1).
 fn hash(source: &str) -> String {
     format!("sha256-{}", BASE64_STANDARD.encode(Sha256::digest(source)))
 }
 
-/// Draws the page.
+/// Renders the page.
 pub fn render(overview: &Overview) -> String {
     let name = if overview.server.is_empty() { String::new() } else { format!("{} - ", overview.server) };
     let title =
-        format!("{}, {} - {name}dapbox", Standing::of(overview).word(), counted(overview.tasks.len() as u64, "task"));
-    // A page that is open for long must not keep the script of an older release.
+        format!("{}, {} - {name}dapbox", Readiness::of(overview).word(), counted(overview.tasks.len() as u64, "task"));
+    // Forces a reload after an update of the server, whose script may differ.
     let build = hash(&format!("{STYLE}{SCRIPT}"));
     let page = html! {
         (DOCTYPE)
@@ -69,7 +70,7 @@ pub fn render(overview: &Overview) -> String {
                 meta name="color-scheme" content="light dark";
                 meta name="robots" content="noindex";
                 title { (title) }
-                // In the page, or the browser would ask for one.
+                // Inline, because browsers request a missing icon.
                 link rel="icon" href=(icon::FAVICON);
                 noscript { meta http-equiv="refresh" content="30"; }
                 style { (PreEscaped(STYLE)) }
@@ -85,14 +86,14 @@ pub fn render(overview: &Overview) -> String {
     page.into_string()
 }
 
-/// What does not change while the page is open; the script writes into it.
+/// The constant part of the page. The script writes into it.
 fn banner(server: &str) -> Markup {
     html! {
         header.banner {
             h1 { (icon::mark()) "dapbox" @if !server.is_empty() { " " span.host { (server) } } }
             div.live {
                 p #link role="status" {
-                    noscript { "Loaded again every 30 s" }
+                    noscript { "Reloads every 30 s" }
                 }
                 button #pause type="button" hidden { "Pause" }
             }
@@ -110,7 +111,7 @@ fn content(overview: &Overview) -> Markup {
             h2 #tasks tabindex="-1" { "Tasks " span.count { (count(overview.tasks.len() as u64)) } }
             @if overview.tasks.is_empty() { (no_tasks()) }
             @for view in &overview.tasks {
-                (task::entry(view, overview.now, overview.tasks.len() <= FEW))
+                (task::entry(view, overview.now, overview.tasks.len() <= MAX_OPEN_TASKS))
             }
         }
         footer #end .end {
@@ -119,15 +120,15 @@ fn content(overview: &Overview) -> Markup {
     }
 }
 
-/// How the server is as a whole. It is never good above something that needs attention.
+/// The overall readiness. It is never `Good` if something needs attention.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Standing {
+enum Readiness {
     Good,
     NeedsAttention,
     NotReady,
 }
 
-impl Standing {
+impl Readiness {
     fn of(overview: &Overview) -> Self {
         match needs_attention(overview) {
             _ if !overview.not_ready.is_empty() => Self::NotReady,
@@ -153,34 +154,34 @@ impl Standing {
     }
 }
 
-/// The one thing to know first.
+/// The headline.
 fn readiness(overview: &Overview) -> Markup {
-    let standing = Standing::of(overview);
-    let (is_bad, is_doubtful) = (standing == Standing::NotReady, standing == Standing::NeedsAttention);
+    let standing = Readiness::of(overview);
+    let (is_bad, is_doubtful) = (standing == Readiness::NotReady, standing == Readiness::NeedsAttention);
     html! {
         section #of-readiness .readiness.bad[is_bad].doubtful[is_doubtful] aria-labelledby="readiness" {
             h2 #readiness { (standing.icon().draw()) (standing.word()) }
             @match standing {
-                Standing::Good => p { "The server takes requests and does its work." },
-                Standing::NeedsAttention => p { "The server takes requests. Not everything works, see below." },
-                Standing::NotReady => ul.reasons { @for reason in &overview.not_ready { li { (reason) } } },
+                Readiness::Good => p { "The server processes requests." },
+                Readiness::NeedsAttention => p { "The server processes requests, with errors. See below." },
+                Readiness::NotReady => ul.reasons { @for reason in &overview.not_ready { li { (reason) } } },
             }
             p.asof { "As of " (instant(overview.now, overview.now)) }
         }
     }
 }
 
-/// A page without tasks says how to get one.
+/// Instructions for a server without tasks.
 fn no_tasks() -> Markup {
     html! {
         div.empty {
-            p { strong { "No tasks yet." } " A task says what is measured, and who its leader, helper and collector are." }
+            p { strong { "No tasks yet." } " A task defines the measurement and its leader, helper and collector." }
             ol {
-                li { "Make one, a file for each party: " code { "dapbox task new --help" } }
-                li { "Add this server's file: " code { "dapbox task add FILE" } }
-                li { "Give the other files to the helper, the collector and the clients." }
+                li { "Create a task, with one file for each party: " code { "dapbox task new --help" } }
+                li { "Add the file of this server: " code { "dapbox task add FILE" } }
+                li { "Pass the other files to the helper, the collector and the clients." }
             }
-            p.dim { "To see all of it work first: " code { "dapbox demo" } }
+            p.dim { "To try everything first: " code { "dapbox demo" } }
         }
     }
 }

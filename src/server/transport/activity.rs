@@ -1,9 +1,8 @@
-//! Whether a connection still serves anybody.
+//! Detects idle connections.
 //!
-//! A connection is of use while a request is being answered, and as long as its client takes what we send. What the
-//! client sends does not count: one that sends the head of a request byte by byte, or only pings, is not served. This
-//! holds for every protocol and for what comes before one, so that there is one rule, and none that a new protocol could
-//! be without.
+//! A connection is active while a request is being answered and while the client receives data. Data that the client
+//! sends does not count, such as a slow request head or pings. The rule applies to every protocol, including the phase
+//! before one is known.
 
 use std::{
     io::{self, IoSlice},
@@ -21,33 +20,33 @@ use tokio::{
     time::Instant,
 };
 
-/// Whether a connection still serves anybody.
+/// The activity of a connection.
 pub struct Activity {
-    /// Requests that are being answered.
+    /// Number of requests being answered.
     running: AtomicUsize,
-    /// When it last did.
+    /// Time of the last activity.
     last: Mutex<Instant>,
 }
 
 impl Activity {
-    /// That of a connection that begins.
+    /// The activity of a new connection.
     pub fn new() -> Arc<Self> {
         Arc::new(Self { running: AtomicUsize::new(0), last: Mutex::new(Instant::now()) })
     }
 
-    /// Says that a request is being answered, until the guard is dropped.
-    pub fn answering(self: &Arc<Self>) -> Answering {
+    /// Marks a request as being answered, until the guard is dropped.
+    pub fn answering(self: &Arc<Self>) -> RequestGuard {
         self.running.fetch_add(1, Ordering::SeqCst);
-        Answering(self.clone())
+        RequestGuard(self.clone())
     }
 
-    /// Says that the connection served its client just now.
+    /// Records activity.
     pub fn touch(&self) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    /// Resolves when the connection has served nobody for that long.
-    pub async fn ceases(&self, patience: Duration) {
+    /// Resolves when the connection has been idle for `patience`.
+    pub async fn idle_for(&self, patience: Duration) {
         loop {
             let last = match self.running.load(Ordering::SeqCst) {
                 0 => *self.last.lock().unwrap_or_else(PoisonError::into_inner),
@@ -62,25 +61,25 @@ impl Activity {
     }
 }
 
-/// A request is being answered for as long as this lives.
-pub struct Answering(Arc<Activity>);
+/// Marks a request as being answered.
+pub struct RequestGuard(Arc<Activity>);
 
-impl Drop for Answering {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
-        // In this order, or the connection would seem to have been idle all the time.
+        // In this order, or the connection would seem idle since the request began.
         self.0.touch();
         self.0.running.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-/// A stream that notes when its client takes something.
-pub struct Noted<S> {
+/// A stream that records when the client receives data.
+pub struct ActivityStream<S> {
     stream: S,
     activity: Arc<Activity>,
 }
 
-impl<S> Noted<S> {
-    /// Notes it there.
+impl<S> ActivityStream<S> {
+    /// Wraps a stream.
     pub fn new(stream: S, activity: Arc<Activity>) -> Self {
         Self { stream, activity }
     }
@@ -93,13 +92,13 @@ impl<S> Noted<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Noted<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for ActivityStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Noted<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for ActivityStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.note(written)

@@ -1,9 +1,8 @@
-//! DNS rebinding: which host a request to a listener without passwords may name.
+//! Protects listeners without credentials against DNS rebinding.
 //!
-//! A browser on the same machine reaches a loopback address on behalf of any site that it shows. Such a site can read
-//! nothing of another origin, unless its own name resolves to 127.0.0.1. So a listener on a loopback address answers only to
-//! requests for `localhost` or a literal address, which no site can have as its name. On any other address it has the names
-//! that its operator's network gives it, and answers to all of them.
+//! A browser on the same machine can reach a loopback address for any site. The site can read the response only if its
+//! own name resolves to 127.0.0.1. A listener on a loopback address therefore accepts only `localhost` or a literal
+//! address as host. On other addresses, every host is accepted.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -11,12 +10,12 @@ use warp::http::{HeaderMap, header};
 
 use dapbox_protocol::wire::Problem;
 
-/// Refuses a request that names another host than this listener at `address`.
+/// Rejects a request for another host than the listener at `address`.
 pub fn check(address: Option<SocketAddr>, headers: &HeaderMap) -> Result<(), Problem> {
     if is_ours(address, headers) {
         return Ok(());
     }
-    let detail = "this listener answers to localhost or its literal address only, to keep web sites out";
+    let detail = "unexpected host; this listener accepts only localhost or its literal address";
     Err(Problem::from_status(421).with_detail(detail))
 }
 
@@ -43,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_loopback_listener_answers_to_names_that_no_site_can_have() {
+    fn rejects_foreign_host_on_loopback() {
         let is_ours = |address: &str, host: &'static str| {
             let headers = HeaderMap::from_iter([(header::HOST, HeaderValue::from_static(host))]);
             super::is_ours(address.parse().ok(), &headers)

@@ -15,45 +15,45 @@ use crate::transport::{
 use dapbox_aggregator::Error;
 use dapbox_protocol::wire::{Problem, ProblemType, problem};
 
-/// How long the rest of a request is read and thrown away after its answer.
-const LINGER: Duration = Duration::from_secs(5);
+/// How long the rest of a request is read and discarded after the response.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Bodies of at most so many bytes take nothing of a budget: what is small is answered however much memory others hold,
-/// and there are no more of them than requests in progress and bodies that are awaited.
-const FREE: usize = 4 << 10;
+/// Bodies up to this size need no budget, so that small requests succeed when memory is scarce. The limits of requests
+/// and pending bodies bound their number.
+const UNBUDGETED_BYTES: usize = 4 << 10;
 
-/// How long the memory of bodies that end is waited for.
-const RELEASE: Duration = Duration::from_secs(5);
+/// How long to wait for the memory of aborted bodies.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A body's part of a budget grows by so much at once.
-const STEP: usize = 64 << 10;
+/// Increment of the memory of a body.
+const GROWTH_BYTES: usize = 64 << 10;
 
 /// A response with its whole body.
 pub type Response = warp::http::Response<Bytes>;
 
-/// The bytes of a request's body as they come.
+/// The chunks of a request body.
 pub type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send>>;
 
-/// A request whose body is still to be read.
+/// A request whose body has not been read.
 pub struct Request {
     /// The method.
     pub method: Method,
-    /// The path with its leading slash.
+    /// The path, with a leading slash.
     pub path: String,
-    /// The query without its question mark; empty if there is none.
+    /// The query without the question mark, or empty.
     pub query: String,
     /// The headers.
     pub headers: HeaderMap,
-    /// Who asks, and over what.
+    /// The client, and its protocol.
     pub origin: Origin,
-    /// What is still to be read.
+    /// The unread body.
     body: Option<BodyStream>,
-    /// Its place among the bodies that are awaited, if it has one.
+    /// The entry among the pending bodies.
     pending: Option<PendingBody>,
 }
 
 impl Request {
-    /// Puts the parts of a request together.
+    /// Assembles a request.
     pub fn new(
         method: Method,
         path: String,
@@ -66,17 +66,17 @@ impl Request {
         Self { method, path, query, headers, origin, body: Some(Box::pin(body)), pending: None }
     }
 
-    /// The method that the resource must have: HEAD is GET without the body (RFC 9110 section 9.3.2).
+    /// The method that the resource must have: HEAD counts as GET (RFC 9110 section 9.3.2).
     pub fn method_of_resource(&self) -> &str {
         if self.method == Method::HEAD { Method::GET.as_str() } else { self.method.as_str() }
     }
 
-    /// The value of a header, if it is there once and is text.
+    /// The value of a header, if it is text.
     pub fn header(&self, name: HeaderName) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// Refuses a body that is announced to be longer than `limit` bytes.
+    /// Rejects a body with a `Content-Length` above `limit` bytes.
     pub fn expect_at_most(&self, limit: usize) -> Result<(), Problem> {
         if self.announced().is_some_and(|length| length > limit) { Err(Self::too_long(limit)) } else { Ok(()) }
     }
@@ -85,17 +85,17 @@ impl Request {
         self.header(header::CONTENT_LENGTH)?.parse().ok()
     }
 
-    /// Says that the body is longer than `limit` bytes.
+    /// The problem for a body longer than `limit` bytes.
     pub fn too_long(limit: usize) -> Problem {
-        Problem::from_status(413).with_detail(format!("the body is longer than {limit} bytes"))
+        Problem::from_status(413).with_detail(format!("the body exceeds {limit} bytes"))
     }
 
-    /// Counts the body among those that are awaited, until all of it has come.
-    pub fn await_among(&mut self, bodies: &PendingBodies) {
+    /// Registers the body as pending until it is complete.
+    pub fn count_as_pending(&mut self, bodies: &PendingBodies) {
         self.pending = self.body.as_ref().map(|_| bodies.add());
     }
 
-    /// The next part of the body as it comes, if there is more and it comes before `deadline`.
+    /// Receives the next chunk of the body, until `deadline`. Returns `None` at the end.
     pub async fn next_chunk(&mut self, deadline: Instant) -> Result<Option<Bytes>, Problem> {
         let Self { body: Some(body), pending, .. } = self else { return Ok(None) };
         let ended = async {
@@ -108,12 +108,12 @@ impl Request {
             biased;
             part = tokio::time::timeout_at(deadline, body.next()) => part,
             () = ended => {
-                // The rest is not awaited either.
+                // The rest is discarded.
                 self.body = None;
                 return Err(Problem::busy());
             }
         };
-        let part = part.map_err(|_| Problem::from_status(408).with_detail("the body did not arrive in time"))?;
+        let part = part.map_err(|_| Problem::from_status(408).with_detail("the body timed out"))?;
         match pending {
             Some(pending) if part.is_some() => pending.touch(),
             _ => {}
@@ -122,12 +122,12 @@ impl Request {
             (self.body, self.pending) = (None, None);
         }
         part.transpose().map_err(|_| {
-            Problem::new(ProblemType::InvalidMessage).with_detail("the body ended before its announced length")
+            Problem::new(ProblemType::InvalidMessage).with_detail("the body is shorter than its Content-Length")
         })
     }
 
-    /// Takes so much memory in all for a body. Where there is not enough, bodies end that have sent nothing for `silence`, if
-    /// that is of use.
+    /// Extends the lease of a body to `bytes` in total. If memory is scarce, aborts bodies that have been silent for
+    /// `silence`, if that frees enough.
     pub async fn cover(
         &mut self,
         lease: &mut Lease,
@@ -135,9 +135,11 @@ impl Request {
         bodies: &PendingBodies,
         silence: Duration,
     ) -> Result<(), Problem> {
-        let is_there = bytes <= FREE || lease.cover(bytes.next_multiple_of(STEP)) || lease.cover(bytes);
+        let is_there =
+            bytes <= UNBUDGETED_BYTES || lease.cover(bytes.next_multiple_of(GROWTH_BYTES)) || lease.cover(bytes);
         let missing = bytes.saturating_sub(lease.bytes());
-        let is_there = is_there || (bodies.end_silent(silence, missing) && lease.cover_within(bytes, RELEASE).await);
+        let is_there =
+            is_there || (bodies.end_silent(silence, missing) && lease.cover_within(bytes, RELEASE_TIMEOUT).await);
         if !is_there {
             return Err(Problem::busy());
         }
@@ -147,9 +149,8 @@ impl Request {
         Ok(())
     }
 
-    /// Reads the body: at most `limit` bytes, within `timeout`. It takes its memory from the budget as it comes, since
-    /// whoever announces much may send little of it, and keeps it for as long as any part of the body is kept. Until then it
-    /// is one of the bodies that are awaited.
+    /// Reads a body of at most `limit` bytes within `timeout`. Leases memory as the body arrives, because a large
+    /// `Content-Length` may be followed by few bytes. The body holds the lease until its last slice is dropped.
     pub async fn read_body(
         &mut self,
         limit: usize,
@@ -159,7 +160,7 @@ impl Request {
         silence: Duration,
     ) -> Result<Bytes, Problem> {
         self.expect_at_most(limit)?;
-        self.await_among(bodies);
+        self.count_as_pending(bodies);
         let (deadline, mut lease) = (Instant::now() + timeout, budget.open());
         let mut body = Parts::default();
         while let Some(part) = self.next_chunk(deadline).await? {
@@ -167,7 +168,8 @@ impl Request {
             if length > limit {
                 return Err(Self::too_long(limit));
             }
-            // Twice if it grows: for a moment it is in two places. But whatever is not too long must find room.
+            // Twice while it grows, because the old and the new buffer coexist. A body within the limit must always
+            // fit.
             let needed = if self.announced().is_some() { length } else { limit.min(2 * length) };
             self.cover(&mut lease, needed, bodies, silence).await?;
             body.push(part, self.announced().unwrap_or(0));
@@ -176,14 +178,14 @@ impl Request {
     }
 }
 
-/// A body as it comes.
+/// A body being received.
 #[derive(Default)]
 enum Parts {
     #[default]
     None,
-    /// All that has come yet, as it came.
+    /// The first chunk, not copied.
     One(Bytes),
-    /// Copied together.
+    /// The copied chunks.
     Many(BytesMut),
 }
 
@@ -196,7 +198,7 @@ impl Parts {
         }
     }
 
-    /// Appends a part of a body that is announced to be so long. Memory that nothing is written to costs nothing yet.
+    /// Appends a chunk. `announced` is the `Content-Length`; reserved memory costs nothing until it is written.
     fn push(&mut self, part: Bytes, announced: usize) {
         *self = match std::mem::take(self) {
             Self::None => Self::One(part),
@@ -216,8 +218,8 @@ impl Parts {
     fn freeze(self) -> Bytes {
         match self {
             Self::None => Bytes::new(),
-            // What is small may be kept for long, and should not keep all of the buffer that it was received in.
-            Self::One(part) if part.len() <= FREE => Bytes::copy_from_slice(&part),
+            // Small bodies may be kept for long and should not hold a large receive buffer.
+            Self::One(part) if part.len() <= UNBUDGETED_BYTES => Bytes::copy_from_slice(&part),
             Self::One(part) => part,
             Self::Many(parts) => parts.freeze(),
         }
@@ -225,18 +227,18 @@ impl Parts {
 }
 
 impl Drop for Request {
-    /// Whoever is refused before the end of the request may still be sending it. If we closed the connection then, the
-    /// system would reset it, and the answer would be lost with it: a leader would never learn that its job is too
-    /// long. So what comes for a moment is thrown away.
+    /// Discards the rest of the body for a while. A client may still send the body of a request that was rejected
+    /// early. Closing the connection would reset it and lose the response, so that a leader would never learn that its
+    /// job is too large.
     fn drop(&mut self) {
         self.pending = None;
         let has_body =
             self.headers.contains_key(header::CONTENT_LENGTH) || self.headers.contains_key(header::TRANSFER_ENCODING);
-        // There is no runtime any more when a server that was cut off is taken down.
+        // There is no runtime when an aborted server is dropped.
         let runtime = tokio::runtime::Handle::try_current();
         if let (Some(mut body), Ok(runtime)) = (self.body.take().filter(|_| has_body), runtime) {
             let rest = async move { while let Some(Ok(_)) = body.next().await {} };
-            runtime.spawn(async { tokio::time::timeout(LINGER, rest).await });
+            runtime.spawn(async { tokio::time::timeout(DRAIN_TIMEOUT, rest).await });
         }
     }
 }
@@ -248,7 +250,7 @@ pub fn empty(status: StatusCode) -> Response {
     response
 }
 
-/// A response with a body of a media type.
+/// A response with a body.
 pub fn content(status: StatusCode, media_type: &'static str, body: impl Into<Bytes>) -> Response {
     let mut response = Response::new(body.into());
     *response.status_mut() = status;
@@ -256,14 +258,14 @@ pub fn content(status: StatusCode, media_type: &'static str, body: impl Into<Byt
     response
 }
 
-/// The answer to HEAD, given that to GET: the same headers, with the length of the body, and no body.
+/// Converts the response of GET to that of HEAD: the same headers with the length, and no body.
 pub fn head(response: Response) -> Response {
     let (mut head, body) = response.into_parts();
     head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
     Response::from_parts(head, Bytes::new())
 }
 
-/// The response to a request that failed. Faults are logged here, once; the peer learns nothing of them.
+/// The response to a failed request. Logs faults, which the peer does not see.
 pub fn failure(error: Error) -> Response {
     let problem = match error {
         Error::Problem(problem) => problem,

@@ -1,14 +1,18 @@
-//! Accepting connections and serving them until the server stops.
+//! Accepts connections and serves them until the server stops.
 //!
-//! A connection has its place, one of a limited number, from the moment that it is accepted. What must happen before it
-//! can be served, such as a TLS handshake, happens beside the loop that accepts. HTTP/1.1 and HTTP/2 are told apart by the
-//! first bytes, which for HTTP/2 never differ (RFC 9113 section 3.4).
+//! # Decision: TLS handshakes run outside of the accept loop
+//!
+//! A connection counts against its limit from the moment that it is accepted. Slow steps before the first request, such
+//! as a TLS handshake, run in the task of the connection. Slow handshakes therefore use connections but do not delay
+//! others. The control socket and the monitoring listener have their own limits.
+//!
+//! HTTP/1.1 and HTTP/2 are distinguished by the first bytes, which are constant for HTTP/2 (RFC 9113 section 3.4).
 
 use std::{
     future::Future,
     io,
     pin::{Pin, pin},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::Duration,
 };
 
@@ -27,47 +31,46 @@ use tokio::{
 use warp::{Filter, Reply};
 
 use crate::{
-    app::App,
+    config_handle::ConfigHandle,
+    stop::StopSignal,
     transport::{
-        activity::{Activity, Noted},
+        activity::{Activity, ActivityStream},
         http::Request,
         origin::Origin,
     },
 };
 use dapbox_aggregator::config::Config;
-use dapbox_support::Part;
+use dapbox_support::{Failpoints, Part};
 
-/// The longest head of a request in bytes (HTTP/1.1). Ours are a few hundred; browsers may send some more.
+/// Maximum length of a request head in bytes (HTTP/1.1). Peers send a few hundred, browsers somewhat more.
 const HEAD_BYTES: usize = 64 << 10;
-/// The longest list of headers in bytes (HTTP/2, RFC 9113 section 6.5.2).
+/// Maximum length of the header list in bytes (HTTP/2, RFC 9113 section 6.5.2).
 const HEADER_LIST_BYTES: u32 = 16 << 10;
-/// Requests in progress at once on one connection (HTTP/2). There should be at least 100 (RFC 9113 section 6.5.2).
+/// Maximum number of concurrent requests per connection (HTTP/2). It should be at least 100 (RFC 9113 section 6.5.2).
 const STREAMS: u32 = 128;
-/// How much a client may send ahead on one connection, whatever its streams (HTTP/2). A leader in another part of the
-/// world, 100 ms away, can send 10 MB per second with it.
+/// Flow control window of a connection in bytes (HTTP/2). It allows 10 MB per second at a round trip time of 100 ms.
 const WINDOW: u32 = 1 << 20;
-/// How long a connection that is to end, because the server stops or nothing happened on it, may go on without serving
-/// anybody.
-const LAST_WORDS: Duration = Duration::from_secs(2);
-/// How often it is said that there are too many connections.
-const COMPLAINT: Duration = Duration::from_secs(60);
+/// Grace period of an idle connection that is being closed.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
+/// Interval of warnings about too many connections.
+const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
-/// A connection that can be served.
+/// A connection that is ready for requests.
 pub struct Opened<S> {
-    /// Where requests come in.
+    /// The stream of requests.
     pub stream: S,
-    /// Who is at the other end.
+    /// The client.
     pub origin: Origin,
 }
 
-/// What a connection that was accepted becomes. It may take its time, and may fail.
+/// The setup of an accepted connection. May take long, and may fail.
 pub type Opening<S> = Pin<Box<dyn Future<Output = io::Result<Opened<S>>> + Send>>;
 
-/// A socket that connections come in on.
+/// A listening socket.
 pub trait Accept: Send + 'static {
-    /// A connection.
+    /// The stream of a connection.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
-    /// Waits for the next connection.
+    /// Accepts the next connection.
     fn next(&self) -> impl Future<Output = io::Result<Opening<Self::Stream>>> + Send;
 }
 
@@ -76,7 +79,7 @@ impl Accept for TcpListener {
 
     async fn next(&self) -> io::Result<Opening<TcpStream>> {
         let (stream, address) = self.accept().await?;
-        // Answers are written at once; waiting for more to send only delays them.
+        // Responses are complete, so that buffering would only delay them.
         stream.set_nodelay(true)?;
         Ok(Box::pin(async move { Ok(Opened { stream, origin: Origin::of(address, false) }) }))
     }
@@ -91,33 +94,44 @@ impl Accept for UnixListener {
     }
 }
 
-/// Serves connections with `handle` until the server stops, then lets requests in progress finish. Its connections are
-/// limited apart from all others: whoever floods the public address does not shut the operator out.
-pub async fn serve<L, H, F>(app: Arc<App>, part: Part, listener: L, handle: H)
-where
-    L: Accept,
-    H: Fn(Arc<App>, Request) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output: Reply> + Send + 'static,
-{
-    let places = Arc::new(places(&app.config));
-    serve_within(app, part, listener, places, handle).await;
+/// What a listener needs.
+#[derive(Clone)]
+pub struct ListenContext {
+    /// The configuration.
+    pub config: ConfigHandle,
+    /// Ends the listener.
+    pub stop: StopSignal,
+    /// Injected failures, for tests.
+    pub failpoints: Failpoints,
 }
 
-/// As many places as there may be connections.
-pub fn places(config: &Config) -> Semaphore {
+/// Serves connections until the server stops, then finishes requests in progress. The listener has its own limit of
+/// connections: a flood of the public address does not lock out the operator.
+pub async fn serve<L, H, F>(ctx: ListenContext, part: Part, listener: L, handle: H)
+where
+    L: Accept,
+    H: Fn(Request) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output: Reply> + Send + 'static,
+{
+    let permits = Arc::new(connection_limit(&ctx.config.get()));
+    serve_within(ctx, part, listener, permits, handle).await;
+}
+
+/// The limit of connections.
+pub fn connection_limit(config: &Config) -> Semaphore {
     Semaphore::new(config.limits.max_connections.min(Semaphore::MAX_PERMITS))
 }
 
-/// As [`serve`], with at most as many connections at once as there are places.
-pub async fn serve_within<L, H, F>(app: Arc<App>, part: Part, listener: L, places: Arc<Semaphore>, handle: H)
+/// Serves connections like [`serve`], with a limit that others can observe.
+pub async fn serve_within<L, H, F>(ctx: ListenContext, part: Part, listener: L, permits: Arc<Semaphore>, handle: H)
 where
     L: Accept,
-    H: Fn(Arc<App>, Request) -> F + Clone + Send + Sync + 'static,
+    H: Fn(Request) -> F + Clone + Send + Sync + 'static,
     F: Future<Output: Reply> + Send + 'static,
 {
-    let (mut connections, mut complained) = (JoinSet::new(), None);
+    let (mut connections, mut last_warning) = (JoinSet::new(), None);
     loop {
-        app.failpoints.turn(part);
+        ctx.failpoints.turn(part);
         let opening = tokio::select! {
             accepted = listener.next() => match accepted {
                 Ok(opening) => opening,
@@ -127,24 +141,24 @@ where
                 }
             },
             Some(_) = connections.join_next() => continue,
-            () = app.stopped() => break,
+            () = ctx.stop.stopped() => break,
         };
-        let Ok(place) = places.clone().try_acquire_owned() else {
+        let Ok(permit) = permits.clone().try_acquire_owned() else {
             drop(opening);
-            too_many(&app, &mut complained);
+            warn_of_refusal(&ctx, &mut last_warning);
             continue;
         };
-        let (app, handle) = (app.clone(), handle.clone());
+        let (ctx, handle) = (ctx.clone(), handle.clone());
         connections.spawn(async move {
             let opened = tokio::select! {
                 opened = opening => opened,
-                () = app.stopped() => return,
+                () = ctx.stop.stopped() => return,
             };
             match opened {
-                Ok(opened) => converse(app, opened, handle).await,
+                Ok(opened) => serve_connection(ctx, opened, handle).await,
                 Err(error) => tracing::debug!(%error, "connection not established"),
             }
-            drop(place);
+            drop(permit);
         });
     }
     drop(listener);
@@ -152,15 +166,15 @@ where
 }
 
 /// Serves one connection to its end.
-async fn converse<S, H, F>(app: Arc<App>, opened: Opened<S>, handle: H)
+async fn serve_connection<S, H, F>(ctx: ListenContext, opened: Opened<S>, handle: H)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    H: Fn(Arc<App>, Request) -> F + Clone + Send + Sync + 'static,
+    H: Fn(Request) -> F + Clone + Send + Sync + 'static,
     F: Future<Output: Reply> + Send + 'static,
 {
     let Opened { stream, origin } = opened;
-    let (shared, activity) = (app.clone(), Activity::new());
-    let stream = Noted::new(stream, activity.clone());
+    let (config, activity) = (ctx.config.clone(), Activity::new());
+    let stream = ActivityStream::new(stream, activity.clone());
     let busy = activity.clone();
     let filter = warp::any()
         .and(warp::method())
@@ -169,9 +183,9 @@ where
         .and(warp::header::headers_cloned())
         .and(warp::body::stream())
         .then(move |method, path: warp::path::FullPath, query, headers, body| {
-            let origin = origin.behind(&headers, &shared.config.proxy.trusted);
+            let origin = origin.behind(&headers, &config.get().proxy.trusted);
             let request = Request::new(method, path.as_str().to_owned(), query, headers, origin, body);
-            let (answer, answering) = (handle(shared.clone(), request), busy.answering());
+            let (answer, answering) = (handle(request), busy.answering());
             async move {
                 let answer = answer.await;
                 drop(answering);
@@ -179,23 +193,23 @@ where
             }
         });
     let service = TowerToHyperService::new(warp::service(filter));
-    let builder = protocols(*app.config.limits.head_timeout);
+    let builder = protocols(*ctx.config.get().limits.head_timeout);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => Some(ended),
-        () = activity.ceases(*app.config.limits.head_timeout) => None,
-        () = app.stopped() => None,
+        () = activity.idle_for(*ctx.config.get().limits.head_timeout) => None,
+        () = ctx.stop.stopped() => None,
     };
     let ended = match ended {
         Some(ended) => ended,
         None => {
-            // What is being answered is still answered. With HTTP/2 the client learns which requests will not be (RFC 9113
-            // section 6.8).
+            // Requests in progress are finished. With HTTP/2, the client learns which requests will not be answered
+            // (RFC 9113 section 6.8).
             connection.as_mut().graceful_shutdown();
             activity.touch();
             tokio::select! {
                 ended = connection => ended,
-                () = activity.ceases(LAST_WORDS) => Ok(()),
+                () = activity.idle_for(SHUTDOWN_GRACE) => Ok(()),
             }
         }
     };
@@ -218,8 +232,8 @@ fn protocols(head_timeout: Duration) -> auto::Builder<TokioExecutor> {
     builder
 }
 
-/// A connection that broke while it was accepted is its client's affair; anything else, such as too many open files,
-/// is ours and will not be over at once.
+/// Handles an error of `accept`. A connection that broke is the client's problem. Other errors, such as too many open
+/// files, are ours and persist, so the loop pauses.
 async fn refused(error: &io::Error) {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     if !matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
@@ -228,12 +242,11 @@ async fn refused(error: &io::Error) {
     }
 }
 
-/// Counts a connection that found no place, and says so now and then.
-fn too_many(app: &App, complained: &mut Option<Instant>) {
-    app.refused_connections.fetch_add(1, Ordering::Relaxed);
-    if complained.is_none_or(|last| last.elapsed() >= COMPLAINT) {
-        *complained = Some(Instant::now());
-        let max_connections = app.config.limits.max_connections;
+/// Warns about a refused connection, at most once per interval.
+fn warn_of_refusal(ctx: &ListenContext, last_warning: &mut Option<Instant>) {
+    if last_warning.is_none_or(|last| last.elapsed() >= WARNING_INTERVAL) {
+        *last_warning = Some(Instant::now());
+        let max_connections = ctx.config.get().limits.max_connections;
         tracing::warn!(max_connections, "connection limit reached");
     }
 }

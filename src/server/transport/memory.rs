@@ -1,72 +1,80 @@
-//! Memory that is shared out before it is used, so that what goes on at once stays within what the operator allows.
+//! Memory budgets.
+//!
+//! # Decision: memory is reserved before it is used
+//!
+//! The times of its reports determine the number of sums of a job before anything is prepared. A helper rejects a job
+//! that does not fit (413). A leader's job reserves its memory before it loads reports. While its helper does not
+//! respond, the job may lose its prepared reports to another job and prepare them again; the request is identical to
+//! the byte. Uploads have their own budget, because they need no credentials.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-/// What is counted: finer would gain nothing, and a budget of any machine fits into a number of these.
-const UNIT: usize = 1024;
+/// Granularity of budgets, in bytes. Finer units would gain nothing, and the number of units fits into 32 bits.
+const UNIT_BYTES: usize = 1024;
 
-/// So many bytes, for all who want some of them.
+/// A memory budget shared by requests or jobs, in bytes.
+#[derive(Clone)]
 pub struct Budget {
     free: Arc<Semaphore>,
     units: u32,
 }
 
-/// A part of a budget; it is given back when this is dropped.
+/// A part of a budget, released when it is dropped.
 pub struct Lease {
     budget: Arc<Semaphore>,
     held: Option<OwnedSemaphorePermit>,
 }
 
-/// As many units as `bytes` take.
+/// Number of units for `bytes`.
 fn units(bytes: usize) -> u32 {
-    u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX)
+    u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX)
 }
 
 impl Budget {
-    /// A budget of about so many bytes.
+    /// A budget of approximately `bytes`.
     pub fn new(bytes: usize) -> Self {
         let most = u32::try_from(Semaphore::MAX_PERMITS).unwrap_or(u32::MAX);
         let units = units(bytes).clamp(1, most);
         Self { free: Arc::new(Semaphore::new(units as usize)), units }
     }
 
-    /// How much there is in all.
+    /// The size of the budget.
     pub fn bytes(&self) -> usize {
-        self.units as usize * UNIT
+        self.units as usize * UNIT_BYTES
     }
 
-    /// Waits for so much, first come, first served. Whoever wants more than there is gets all of it.
+    /// Waits for `bytes`, in order of requests. A request for more than the budget receives all of it.
     ///
-    /// What is taken is taken in one piece, and by someone who holds nothing that others need to give theirs back: so
-    /// nobody waits for ever.
+    /// A lease is taken at once, by a caller that holds nothing on which the release of other leases depends. This
+    /// cannot deadlock.
     pub async fn take(&self, bytes: usize) -> Lease {
         let held = self.free.clone().acquire_many_owned(units(bytes).min(self.units)).await;
         Lease { budget: self.free.clone(), held: Some(held.expect("the semaphore is never closed")) }
     }
 
-    /// A lease of nothing yet.
+    /// An empty lease.
     pub fn open(&self) -> Lease {
         Lease { budget: self.free.clone(), held: None }
     }
 }
 
 impl Lease {
-    /// How much is held.
+    /// The size of the lease.
     pub fn bytes(&self) -> usize {
-        self.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits) * UNIT
+        self.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits) * UNIT_BYTES
     }
 
-    /// Makes sure that at least so much is held. False if there is not enough; what was held stays.
+    /// Extends the lease to at least `bytes`. Returns `false` and changes nothing if the budget does not suffice.
     pub fn cover(&mut self, bytes: usize) -> bool {
-        let held = self.bytes() / UNIT;
+        let held = self.bytes() / UNIT_BYTES;
         let more = (units(bytes) as usize).saturating_sub(held);
         if more == 0 {
             return true;
         }
-        // More than there can be is not there: the semaphore says so.
+        // More than the budget is never available; the semaphore reports that.
         let more = u32::try_from(more).unwrap_or(u32::MAX);
         match (self.budget.clone().try_acquire_many_owned(more), &mut self.held) {
             (Ok(more), Some(held)) => held.merge(more),
@@ -76,7 +84,7 @@ impl Lease {
         true
     }
 
-    /// The same, and waits for as long as `patience` for what is missing.
+    /// Extends the lease to at least `bytes`, waiting for up to `patience`.
     pub async fn cover_within(&mut self, bytes: usize, patience: Duration) -> bool {
         let more = units(bytes).saturating_sub(units(self.bytes()));
         let taking = self.budget.clone().acquire_many_owned(more);
@@ -88,15 +96,15 @@ impl Lease {
         true
     }
 
-    /// The same bytes, which hold the lease now, and so does every part of them.
+    /// Attaches the lease to the bytes: it is released with their last slice.
     pub fn guard(self, bytes: Bytes) -> Bytes {
         match self.held {
-            Some(_) => Bytes::from_owner(Guarded { bytes, _lease: self }),
+            Some(_) => Bytes::from_owner(LeasedBytes { bytes, _lease: self }),
             None => bytes,
         }
     }
 
-    /// Gives back what is held beyond so much.
+    /// Releases what exceeds `bytes`.
     pub fn shrink(&mut self, bytes: usize) {
         let keep = units(bytes) as usize;
         if let Some(held) = &mut self.held {
@@ -105,45 +113,45 @@ impl Lease {
     }
 }
 
-/// Bytes and the lease of their memory.
-struct Guarded {
+/// Bytes with the lease of their memory.
+struct LeasedBytes {
     bytes: Bytes,
     _lease: Lease,
 }
 
-impl AsRef<[u8]> for Guarded {
+impl AsRef<[u8]> for LeasedBytes {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-/// The memory of a leader's aggregation jobs. Those that are tried again, because their helper did not answer, have at
-/// most half of it at once: however many helpers are silent, the other half goes round.
+/// The memory of a leader's aggregation jobs. Retried jobs use at most half of it, so that silent helpers never block
+/// the other half.
 pub struct JobMemory {
     all: Budget,
     again: Budget,
-    /// How many jobs wait for their part.
+    /// Number of waiting jobs.
     waiting: watch::Sender<usize>,
 }
 
-/// A job's part of a [`JobMemory`].
+/// The memory of one job.
 pub struct JobLease {
     lease: Lease,
     again: Option<Lease>,
 }
 
 impl JobMemory {
-    /// Shares out so many bytes.
+    /// A budget of approximately `bytes`.
     pub fn new(bytes: usize) -> Self {
         Self { all: Budget::new(bytes), again: Budget::new(bytes / 2), waiting: watch::Sender::new(0) }
     }
 
-    /// The most that a new job should have: while one waits for its helper, there is room to prepare another.
+    /// Maximum memory of a new job: one job can be prepared while another one waits for its helper.
     pub fn share(&self) -> usize {
         self.again.bytes()
     }
 
-    /// Waits for a job's part. `again` says that the job had its part before and gave it back.
+    /// Waits for the memory of a job. `again` marks a job that has returned its memory before.
     pub async fn take(&self, bytes: usize, again: bool) -> JobLease {
         let taking = self.take_in_turn(bytes, again);
         tokio::pin!(taking);
@@ -152,12 +160,12 @@ impl JobMemory {
             lease = &mut taking => return lease,
             () = std::future::ready(()) => {}
         }
-        let _waiting = Waits::new(&self.waiting);
+        let _waiting = WaitGuard::new(&self.waiting);
         taking.await
     }
 
     async fn take_in_turn(&self, bytes: usize, again: bool) -> JobLease {
-        // In this order: who waits for the second may hold the first, but nobody the other way round.
+        // In this order: a job that waits for the second budget may hold the first one, never the reverse.
         let again = match again {
             true => Some(self.again.take(bytes).await),
             false => None,
@@ -166,31 +174,31 @@ impl JobMemory {
         JobLease { lease: self.all.take(bytes).await, again }
     }
 
-    /// Resolves when a job waits for its part.
+    /// Resolves when a job waits for memory.
     pub async fn wanted(&self) {
-        // The sender lives as long as this: waiting cannot fail.
+        // `self` keeps the sender alive, so waiting cannot fail.
         let _ = self.waiting.subscribe().wait_for(|waiting| *waiting > 0).await;
     }
 }
 
-/// Counts one that waits, until it is dropped.
-struct Waits<'a>(&'a watch::Sender<usize>);
+/// Counts a waiting job until it is dropped.
+struct WaitGuard<'a>(&'a watch::Sender<usize>);
 
-impl<'a> Waits<'a> {
+impl<'a> WaitGuard<'a> {
     fn new(waiting: &'a watch::Sender<usize>) -> Self {
         waiting.send_modify(|waiting| *waiting += 1);
         Self(waiting)
     }
 }
 
-impl Drop for Waits<'_> {
+impl Drop for WaitGuard<'_> {
     fn drop(&mut self) {
         self.0.send_modify(|waiting| *waiting -= 1);
     }
 }
 
 impl JobLease {
-    /// Gives back what is held beyond so much.
+    /// Releases what exceeds `bytes`.
     pub fn shrink(&mut self, bytes: usize) {
         self.lease.shrink(bytes);
         if let Some(again) = &mut self.again {
@@ -203,32 +211,32 @@ impl JobLease {
 mod tests {
     use super::*;
 
-    /// Whether the future is ready at once.
+    /// Polls the future once.
     async fn is_ready<T>(future: impl Future<Output = T>) -> bool {
         tokio::select! { biased; _ = future => true, () = std::future::ready(()) => false }
     }
 
     #[tokio::test]
-    async fn what_is_taken_is_missing_until_it_is_given_back() {
-        let budget = Budget::new(10 * UNIT);
-        let (one, mut two) = (budget.take(7 * UNIT).await, budget.open());
-        assert!(two.cover(2 * UNIT + 1));
-        assert!(two.cover(UNIT), "less than what is held");
-        assert!(!two.cover(4 * UNIT));
+    async fn lease_reserves_until_dropped() {
+        let budget = Budget::new(10 * UNIT_BYTES);
+        let (one, mut two) = (budget.take(7 * UNIT_BYTES).await, budget.open());
+        assert!(two.cover(2 * UNIT_BYTES + 1));
+        assert!(two.cover(UNIT_BYTES), "less than what is held");
+        assert!(!two.cover(4 * UNIT_BYTES));
         assert!(!two.cover(usize::MAX));
-        assert_eq!(two.bytes(), 3 * UNIT);
+        assert_eq!(two.bytes(), 3 * UNIT_BYTES);
         assert!(!is_ready(budget.take(1)).await);
-        two.shrink(2 * UNIT);
-        assert!(is_ready(budget.take(UNIT)).await);
+        two.shrink(2 * UNIT_BYTES);
+        assert!(is_ready(budget.take(UNIT_BYTES)).await);
         drop(one);
-        assert!(two.cover(10 * UNIT));
+        assert!(two.cover(10 * UNIT_BYTES));
         drop(two);
-        assert!(is_ready(budget.take(10 * UNIT)).await);
+        assert!(is_ready(budget.take(10 * UNIT_BYTES)).await);
     }
 
     #[tokio::test]
-    async fn memory_is_given_back_when_the_last_part_of_a_body_is_gone() {
-        let budget = Budget::new(UNIT);
+    async fn releases_memory_with_last_slice() {
+        let budget = Budget::new(UNIT_BYTES);
         let mut lease = budget.open();
         assert!(lease.cover(1));
         let body = lease.guard(Bytes::from_static(b"a body"));
@@ -241,22 +249,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_wants_more_than_there_is_gets_all_of_it() {
-        let budget = Budget::new(10 * UNIT);
+    async fn caps_lease_at_budget() {
+        let budget = Budget::new(10 * UNIT_BYTES);
         let all = budget.take(usize::MAX).await;
-        assert_eq!(all.bytes(), 10 * UNIT);
+        assert_eq!(all.bytes(), 10 * UNIT_BYTES);
         assert!(!is_ready(budget.take(1)).await);
     }
 
     #[tokio::test]
-    async fn jobs_that_are_tried_again_leave_half_of_the_memory_to_others() {
-        let memory = JobMemory::new(10 * UNIT);
+    async fn retried_jobs_use_at_most_half() {
+        let memory = JobMemory::new(10 * UNIT_BYTES);
         let again = memory.take(usize::MAX, true).await;
         assert!(!is_ready(memory.take(1, true)).await);
         let mut new = memory.take(memory.share(), false).await;
         assert!(!is_ready(memory.take(1, false)).await);
-        new.shrink(UNIT);
-        assert!(is_ready(memory.take(memory.share() - UNIT, false)).await);
+        new.shrink(UNIT_BYTES);
+        assert!(is_ready(memory.take(memory.share() - UNIT_BYTES, false)).await);
         drop(again);
         assert!(is_ready(memory.take(memory.share(), true)).await);
     }

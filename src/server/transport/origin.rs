@@ -1,7 +1,7 @@
-//! Who asks, and over what: by the connection, or by what trusted proxies say of it.
+//! The client of a request, by its connection or by the headers of trusted proxies.
 //!
-//! Proxies append to `X-Forwarded-For` the address that they were asked from. Whatever stands to the left of an address
-//! that is not a trusted proxy's was written by whoever is there, and may be made up.
+//! Proxies append the address of their client to `X-Forwarded-For`. Entries to the left of an address that is not a
+//! trusted proxy come from that client and may be forged.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -11,26 +11,25 @@ use warp::http::{HeaderMap, HeaderName};
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// Who asks, and over what.
+/// The client of a request and its protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
-    /// The client's address; none on the control socket.
+    /// The client's address; `None` on the control socket.
     pub client: Option<IpAddr>,
-    /// Whether the client speaks HTTPS, with us or with a trusted proxy.
+    /// Whether the client uses HTTPS, with us or with a trusted proxy.
     pub https: bool,
 }
 
 impl Origin {
-    /// Nobody's address: what comes in over the control socket.
+    /// The origin of requests on the control socket.
     pub const LOCAL: Self = Self { client: None, https: false };
 
-    /// A connection from an address.
+    /// The origin of a connection.
     pub fn of(address: SocketAddr, https: bool) -> Self {
         Self { client: Some(address.ip().to_canonical()), https }
     }
 
-    /// What trusted proxies say of a request that came over this connection. If it is not a trusted proxy's, its headers
-    /// mean nothing.
+    /// Applies the headers of trusted proxies. Headers from other clients are ignored.
     pub fn behind(self, headers: &HeaderMap, trusted: &[IpNet]) -> Self {
         let is_trusted = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
         let Some(peer) = self.client.filter(is_trusted) else { return self };
@@ -38,14 +37,14 @@ impl Origin {
         let entries = lists.flat_map(|list| list.as_bytes().split(|byte| *byte == b',')).rev();
         let mut client = peer;
         for entry in entries {
-            // Who is not named by an address is not known; the proxy that says so is.
+            // An entry that is not an address is unknown; the proxy that added it is known.
             let Some(address) = address(entry) else { break };
             client = address;
             if !is_trusted(&address) {
                 break;
             }
         }
-        // With several proxies it is the last one that we know to be trusted.
+        // With several proxies, the last one is certainly trusted.
         let schemes = headers.get_all(FORWARDED_PROTO).iter();
         let scheme = schemes.flat_map(|list| list.as_bytes().split(|byte| *byte == b',')).next_back();
         let https = scheme.map_or(self.https, |scheme| scheme.trim_ascii().eq_ignore_ascii_case(b"https"));
@@ -53,7 +52,7 @@ impl Origin {
     }
 }
 
-/// An address as proxies write it: with or without a port, one of version 6 with or without brackets.
+/// Parses an address as proxies write it: with or without a port, IPv6 with or without brackets.
 fn address(entry: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(entry).ok()?.trim();
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
@@ -85,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn only_trusted_proxies_are_believed() {
+    fn trusts_only_configured_proxies() {
         assert_eq!(client("192.0.2.1", "198.51.100.7"), "192.0.2.1");
         assert_eq!(client("10.0.0.1", "198.51.100.7"), "198.51.100.7");
         assert_eq!(client("10.0.0.1", "203.0.113.9, 198.51.100.7, 10.9.9.9"), "198.51.100.7");
@@ -99,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn the_scheme_is_what_the_nearest_proxy_says() {
+    fn takes_scheme_from_nearest_proxy() {
         let https = |peer: &str, said: &str| from(peer).behind(&headers(&[(FORWARDED_PROTO, said)]), &trusted()).https;
         assert!(https("10.0.0.1", "HTTPS"));
         assert!(https("10.0.0.1", "http, https"));
@@ -122,10 +121,10 @@ mod tests {
     }
 
     proptest! {
-        /// A chain as proxies make it: whoever connects sends whatever list he likes, and each proxy appends the address
-        /// that it was asked from. However he lies, what is found is his own address.
+        /// A chain of proxies: the client sends an arbitrary list, and each proxy appends the address of its client.
+        /// The result is always the true address.
         #[test]
-        fn nobody_can_claim_another_address(
+        fn rejects_spoofed_addresses(
             lies in proptest::collection::vec("[ -~]{0,20}", 0..4),
             attacker in any_address().prop_filter("outside", |a| !trusted().iter().any(|n| n.contains(a))),
             proxies in proptest::collection::vec(any::<[u8; 3]>().prop_map(|[a, b, c]| IpAddr::from([10, a, b, c])), 1..4),
@@ -142,7 +141,7 @@ mod tests {
             let last = SocketAddr::new(proxies[proxies.len() - 1], 1);
             let found = Origin::of(last, false).behind(&headers(&pairs), &trusted());
             prop_assert_eq!(found.client, Some(attacker));
-            // And without any proxy.
+            // Without any proxy.
             let alone = Origin::of(SocketAddr::new(attacker, 1), false);
             prop_assert_eq!(alone.behind(&headers(&pairs), &trusted()), alone);
         }

@@ -1,4 +1,4 @@
-//! Paths of sockets that are longer than the system takes.
+//! Paths of sockets beyond the limit of the system.
 
 use std::{
     fs::File,
@@ -7,13 +7,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The longest path of a socket, in bytes (unix(7)): its end takes one of the 108.
+/// Maximum length of a socket path in bytes (unix(7)): 108 with the terminator.
 const MAX_SOCKET_PATH: usize = 107;
 
-/// A path that leads to a socket and is short enough for the system.
+/// A path of a socket within the limit of the system.
 ///
-/// Where the socket's own path is not, it leads through a descriptor of the socket's directory, which is open as long as
-/// this is kept.
+/// A longer path leads through a descriptor of the socket's directory, which stays open with this value.
 #[derive(Debug)]
 pub struct ShortPath {
     path: PathBuf,
@@ -21,11 +20,11 @@ pub struct ShortPath {
 }
 
 impl ShortPath {
-    /// Makes a path to a socket, which need not exist.
+    /// Creates a path to a socket, which need not exist.
     ///
     /// # Errors
     ///
-    /// If the path is too long, and its directory cannot be opened or `/proc` is not there.
+    /// If the path is too long, and its directory cannot be opened or `/proc` is missing.
     pub fn of(socket: &Path) -> io::Result<Self> {
         let length = socket.as_os_str().as_bytes().len();
         let (Some(directory), Some(name)) = (socket.parent(), socket.file_name()) else {
@@ -38,14 +37,14 @@ impl ShortPath {
         let shortcut = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
         if !shortcut.is_dir() {
             let text = format!(
-                "the path has {length} bytes and may have {MAX_SOCKET_PATH} where /proc is missing; set a shorter data_dir"
+                "the path has {length} bytes, above the limit of {MAX_SOCKET_PATH} without /proc (hint: set a shorter data_dir)"
             );
             return Err(io::Error::other(text));
         }
         Ok(Self { path: shortcut.join(name), _directory: Some(directory) })
     }
 
-    /// The socket's own path, however long.
+    /// Uses the socket's own path, regardless of its length.
     pub fn itself(socket: &Path) -> Self {
         Self { path: socket.to_owned(), _directory: None }
     }
@@ -63,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn leads_to_sockets_at_paths_of_any_length() {
+    fn opens_sockets_at_long_paths() {
         let dir = tempfile::tempdir().unwrap();
         for depth in [0, 1, 3] {
             let deep = (0..depth).fold(dir.path().to_owned(), |path, _| path.join("d".repeat(120)));

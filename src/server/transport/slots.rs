@@ -1,10 +1,11 @@
-//! Requests in progress, with a limit for each kind of sender, and the bodies that are still awaited.
+//! Limits of requests in progress for each kind of sender, and of pending bodies.
 //!
-//! Anybody may upload, so uploads must not take what peers and control planes need: each kind has slots of its own. A
-//! request takes its slot once its body has arrived and its token was checked: a client that sends nothing, or the wrong
-//! token, holds no slot. What it does hold is its place among the bodies that are awaited. Where those are too many, the one
-//! ends that has sent nothing for the longest time: a client that sends its body is not shut out by those that do not. The
-//! same holds for the memory that bodies have: where it is short, those end that have sent nothing for a while.
+//! # Decision: a request takes its slot when its body is complete
+//!
+//! Uploads need no credentials, so they must not use the slots of peers and control planes: each kind has its own. A
+//! request takes a slot once its body is complete and its token was checked. A client that is idle or has no valid
+//! token holds only a pending body. Above the limit of pending bodies, the one that has been silent for longest is
+//! aborted, so that idle clients do not displace active ones. If memory is scarce, silent bodies are aborted as well.
 
 use std::{
     collections::BTreeMap,
@@ -16,24 +17,24 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
 use dapbox_aggregator::{Error, config::Limits};
 
-/// The slots for requests in progress, and the bodies that are awaited.
+/// The slots of requests in progress, and the pending bodies.
 pub struct Slots {
-    /// Slots for each kind.
+    /// Number of slots of each kind.
     most: usize,
     uploads: Semaphore,
     peers: Semaphore,
     management: Semaphore,
-    /// Bodies of uploads, which anybody may send.
+    /// Bodies of uploads.
     pub upload_bodies: PendingBodies,
     /// Bodies of requests with a token.
     pub request_bodies: PendingBodies,
 }
 
 /// A request in progress.
-pub type Slot<'a> = SemaphorePermit<'a>;
+pub type RequestSlot<'a> = SemaphorePermit<'a>;
 
 impl Slots {
-    /// As many slots and bodies as the configuration allows.
+    /// Creates the configured numbers of slots and pending bodies.
     pub fn new(limits: &Limits) -> Self {
         let most = limits.max_requests.min(Semaphore::MAX_PERMITS);
         let slots = || Semaphore::new(most);
@@ -49,38 +50,38 @@ impl Slots {
     }
 
     /// Takes a slot for an upload, if one is free.
-    pub fn upload(&self) -> Result<Slot<'_>, Error> {
+    pub fn upload(&self) -> Result<RequestSlot<'_>, Error> {
         self.uploads.try_acquire().map_err(|_| Error::Busy)
     }
 
-    /// Waits for a slot for an upload that has begun.
-    pub async fn next_upload(&self) -> Slot<'_> {
+    /// Waits for a slot for an upload in progress.
+    pub async fn next_upload(&self) -> RequestSlot<'_> {
         self.uploads.acquire().await.expect("the semaphore is never closed")
     }
 
     /// Takes a slot for a request of an aggregator or a collector, if one is free.
-    pub fn peer(&self) -> Result<Slot<'_>, Error> {
+    pub fn peer(&self) -> Result<RequestSlot<'_>, Error> {
         self.peers.try_acquire().map_err(|_| Error::Busy)
     }
 
     /// Takes a slot for a request to the management API, if one is free.
-    pub fn management(&self) -> Result<Slot<'_>, Error> {
+    pub fn management(&self) -> Result<RequestSlot<'_>, Error> {
         self.management.try_acquire().map_err(|_| Error::Busy)
     }
 
-    /// How many requests of all kinds are in progress.
+    /// Number of requests in progress.
     pub fn in_use(&self) -> u64 {
         let free = [&self.uploads, &self.peers, &self.management].map(Semaphore::available_permits);
         free.into_iter().map(|free| self.most.saturating_sub(free) as u64).sum()
     }
 
-    /// How many bodies are awaited.
+    /// Number of pending bodies.
     pub fn pending_bodies(&self) -> u64 {
         (self.upload_bodies.len() + self.request_bodies.len()) as u64
     }
 }
 
-/// Bodies that are awaited at once, at most so many.
+/// A limited set of pending bodies.
 #[derive(Clone)]
 pub struct PendingBodies {
     most: usize,
@@ -89,19 +90,19 @@ pub struct PendingBodies {
 
 #[derive(Default)]
 struct Waiting {
-    /// The number of the next one.
+    /// The next number.
     next: u64,
-    /// Those that wait, by number: the first has sent nothing for the longest time.
+    /// The bodies by number: the first one has been silent for longest.
     bodies: BTreeMap<u64, Body>,
 }
 
-/// A body of which more is to come.
+/// A pending body.
 struct Body {
-    /// Says that it is not awaited any longer.
+    /// Notifies the body that it is aborted.
     ended: Arc<Notify>,
-    /// When a part of it last came.
+    /// When the last chunk arrived.
     since: Instant,
-    /// How many bytes of a memory budget it holds.
+    /// Leased memory, in bytes.
     held: usize,
 }
 
@@ -114,25 +115,25 @@ impl Waiting {
     }
 }
 
-/// A body that is awaited, until this is dropped.
+/// A pending body, registered until this is dropped.
 pub struct PendingBody {
     waiting: Arc<Mutex<Waiting>>,
     number: u64,
     ended: Arc<Notify>,
 }
 
-/// Whole values only, so that a panic elsewhere leaves them usable.
+/// Locks the set. It contains whole values only, so poisoning is ignored.
 fn lock(waiting: &Mutex<Waiting>) -> MutexGuard<'_, Waiting> {
     waiting.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl PendingBodies {
-    /// At most so many.
+    /// A set of at most `most` bodies.
     pub fn new(most: usize) -> Self {
         Self { most, waiting: Arc::default() }
     }
 
-    /// Awaits one more. If there are too many, the one ends that has sent nothing for the longest time.
+    /// Registers a body. Above the limit, aborts the one that has been silent for longest.
     pub fn add(&self) -> PendingBody {
         let (mut waiting, ended) = (lock(&self.waiting), Arc::new(Notify::new()));
         if waiting.bodies.len() >= self.most
@@ -144,8 +145,8 @@ impl PendingBodies {
         PendingBody { waiting: self.waiting.clone(), number, ended }
     }
 
-    /// Ends bodies that have sent nothing for at least `silence` and hold so many bytes together. False, and none is ended,
-    /// if they do not.
+    /// Aborts bodies that have been silent for at least `silence`, to free `bytes`. Returns `false` and aborts none if
+    /// they hold less.
     pub fn end_silent(&self, silence: Duration, bytes: usize) -> bool {
         let mut waiting = lock(&self.waiting);
         let (mut freed, mut chosen) = (0, Vec::new());
@@ -170,21 +171,21 @@ impl PendingBodies {
 }
 
 impl PendingBody {
-    /// Resolves when the body is not awaited any longer, because there are too many.
+    /// Resolves when the body is aborted.
     pub async fn ended(&self) {
         self.ended.notified().await;
     }
 
-    /// Notes that a part of the body has come.
+    /// Records the arrival of a chunk.
     pub fn touch(&mut self) {
         let mut waiting = lock(&self.waiting);
-        // One that was ended stays so.
+        // An aborted body stays aborted.
         if let Some(body) = waiting.bodies.remove(&self.number) {
             self.number = waiting.add(body);
         }
     }
 
-    /// Notes how many bytes of a memory budget the body holds.
+    /// Records the leased memory of the body.
     pub fn hold(&self, bytes: usize) {
         if let Some(body) = lock(&self.waiting).bodies.get_mut(&self.number) {
             body.held = bytes;
@@ -237,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn one_kind_of_request_does_not_take_the_slots_of_another() {
+    fn separates_slots_by_sender() {
         let slots = Slots::new(&Limits { max_requests: 1, ..Limits::default() });
         let upload = slots.upload().unwrap();
         assert!(slots.upload().is_err());

@@ -1,69 +1,64 @@
-//! Room on the disk: uploads and new aggregation jobs are refused before there is none, so that what was accepted can be
-//! aggregated, collected and deleted.
+//! The free space of the disk. Uploads and new aggregation jobs are rejected before the disk is full, so that accepted
+//! reports can be aggregated, collected and deleted.
 //!
-//! Below `disk.reserve_bytes` of free space we are short of it, and until there is a quarter more than that, so that the
-//! state does not flap. Free space is looked at every `disk.check_interval`, and besides as soon as what was written since
-//! the last look, or was admitted and is still to be written, could have used up half of the reserve. So however much
-//! comes in at once, half of the reserve is left for what goes on when we are short: jobs in flight, jobs of reports that
-//! wait, which make room, and collections.
+//! # Decision: the disk is checked by bytes, not only by time
+//!
+//! The disk is low below `disk.reserve_bytes` of free space, until there is a quarter more; the hysteresis prevents
+//! flapping. Free space is measured every `disk.check_interval`. It is also measured when the bytes written or admitted
+//! since the last measurement could have used half of the reserve. Half of the reserve therefore remains for what
+//! continues on a low disk: running jobs, waiting reports, which free space, and collections.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::app::App;
 use dapbox_aggregator::{config, views::status::DiskStatus};
 use dapbox_protocol::wire::Problem;
 use dapbox_store::{
     Store,
     space::{self, Ballast},
 };
-use dapbox_support::{Fault, Part};
 
-/// How much room on the disk a byte takes that is to be stored, at most: the database writes whole nodes now and then,
-/// and cleans up behind itself later.
+/// Maximum disk space per stored byte: the database writes whole nodes and reclaims space later.
 const FACTOR: u64 = 4;
 
-/// What is admitted and what was found, in bytes.
+/// Admitted and measured bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Gauge {
-    /// Below this much free space we are short.
+struct SpaceGauge {
+    /// The disk is low below this free space.
     reserve: u64,
-    /// Free space at the last look.
+    /// Free space at the last measurement.
     free: u64,
-    /// How much had been written at the last look.
+    /// Bytes written until the last measurement.
     written: u64,
-    /// What was admitted and is not written yet.
+    /// Admitted bytes that are not written yet.
     in_flight: u64,
-    /// Whether we are short.
+    /// Whether the disk is low.
     is_short: bool,
-    /// When those who are refused are told to come back, in seconds.
+    /// `Retry-After` of rejected requests, in seconds.
     retry_after: u64,
 }
 
-/// What becomes of a request.
+/// The verdict on a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Admitted,
-    /// The disk must be looked at first.
+    /// The free space must be measured first.
     Unknown,
     Short,
 }
 
-/// How much free space ends being short of a reserve: a little more, so that it does not begin again at once.
+/// Free space above which the disk is no longer low.
 pub fn needed_bytes(reserve: u64) -> u64 {
     reserve.saturating_add(reserve / 4)
 }
 
-impl Gauge {
-    /// What ends being short.
+impl SpaceGauge {
+    /// Free space above which the disk is no longer low.
     fn enough(&self) -> u64 {
         needed_bytes(self.reserve)
     }
 
-    /// Takes in a look at the disk. `missing` is what the ballast will take that is to be made. True if we are short now
-    /// and were not, or the other way round.
+    /// Updates the gauge with a measurement. `missing` is the size of the ballast that is still to be created. Returns
+    /// whether `is_short` has changed.
     fn look(&mut self, free: u64, written: u64, missing: u64) -> bool {
         let before = self.is_short;
         (self.free, self.written) = (free, written);
@@ -74,7 +69,7 @@ impl Gauge {
         self.is_short != before
     }
 
-    /// Whether so many bytes may be stored, given how much was written so far.
+    /// Admits `bytes`, if they certainly fit. `written` is the total written so far.
     fn admit(&mut self, bytes: u64, written: u64) -> Verdict {
         if self.is_short {
             return Verdict::Short;
@@ -93,13 +88,13 @@ pub struct Disk {
     store: Store,
     dir: std::path::PathBuf,
     ballast: Ballast,
-    gauge: Arc<Mutex<Gauge>>,
+    gauge: Arc<Mutex<SpaceGauge>>,
 }
 
-/// Room that is spoken for until this is dropped: keep it until what it is for is durable.
+/// Admitted space, reserved until this is dropped: keep it until the data is durable.
 #[derive(Debug)]
 pub struct Admission {
-    gauge: Arc<Mutex<Gauge>>,
+    gauge: Arc<Mutex<SpaceGauge>>,
     bytes: u64,
 }
 
@@ -109,13 +104,13 @@ impl Drop for Admission {
     }
 }
 
-/// Numbers only, so that a panic elsewhere leaves them usable.
-fn lock(gauge: &Mutex<Gauge>) -> MutexGuard<'_, Gauge> {
+/// Locks the gauge. It contains numbers only, so poisoning is ignored.
+fn lock(gauge: &Mutex<SpaceGauge>) -> MutexGuard<'_, SpaceGauge> {
     gauge.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Disk {
-    /// The disk of an open store's directory.
+    /// The disk of the data directory of an open store.
     pub fn new(config: &config::Config, store: Store) -> Self {
         let dir = config.data_dir.clone();
         let ballast = Ballast::new(&dir, config.disk.ballast_bytes);
@@ -124,18 +119,18 @@ impl Disk {
         disk
     }
 
-    /// Takes over what can change of the configuration.
+    /// Applies options that can change in a reload.
     pub fn adopt(&self, config: &config::Disk) {
         let mut gauge = lock(&self.gauge);
         (gauge.reserve, gauge.retry_after) = (config.reserve_bytes, config.retry_after.as_secs().max(1));
     }
 
-    /// Refuses what would take room, if we are short of it. For requests whose body need not be read then.
+    /// Rejects a request that needs space if the disk is low. Used before the body is read.
     pub fn check(&self) -> Result<(), Problem> {
         if lock(&self.gauge).is_short { Err(self.problem()) } else { Ok(()) }
     }
 
-    /// Speaks for the room for so many bytes, or refuses them.
+    /// Admits `bytes`, or rejects them.
     pub fn admit(&self, bytes: usize) -> Result<Admission, Problem> {
         let bytes = bytes as u64;
         let mut verdict = lock(&self.gauge).admit(bytes, self.store.written());
@@ -150,17 +145,16 @@ impl Disk {
     }
 
     fn problem(&self) -> Problem {
-        let detail =
-            "the aggregator is short of disk space and takes nothing new; what it has taken is safe; come back later";
+        let detail = "the aggregator is low on disk space and accepts no new data; retry later";
         Problem::from_status(507).with_detail(detail).with_retry_after(lock(&self.gauge).retry_after)
     }
 
-    /// Looks at the disk, and tells the operator when something has changed.
+    /// Measures the free space, and logs a change of the state.
     pub fn look(&self) {
         let written = self.store.written();
         let found = match space::space(&self.dir) {
             Ok(found) => found,
-            // The next commit will tell what is wrong.
+            // The next commit reports the error.
             Err(error) => {
                 tracing::error!(path = %self.dir.display(), %error, "cannot read free disk space");
                 return;
@@ -180,8 +174,8 @@ impl Disk {
         }
     }
 
-    /// Looks at the disk, and makes the ballast if it is missing and there is room. May take a moment.
-    pub fn tend(&self) {
+    /// Measures the free space, and creates the ballast if it is missing and there is space. May block for a moment.
+    pub fn check_and_fill_ballast(&self) {
         self.look();
         let is_roomy = {
             let gauge = lock(&self.gauge);
@@ -195,7 +189,7 @@ impl Disk {
         }
     }
 
-    /// For the operator.
+    /// The status for the operator.
     pub fn status(&self) -> DiskStatus {
         let gauge = *lock(&self.gauge);
         DiskStatus {
@@ -209,33 +203,18 @@ impl Disk {
     }
 }
 
-/// Tends the disk until the server stops.
-pub async fn drive(app: Arc<App>) -> Result<(), Fault> {
-    loop {
-        app.failpoints.turn(Part::Disk);
-        let pause = (*app.config.disk.check_interval).max(Duration::from_millis(10));
-        tokio::select! {
-            () = app.stopped() => return Ok(()),
-            () = tokio::time::sleep(pause) => {}
-        }
-        let shared = app.clone();
-        let tended = tokio::task::spawn_blocking(move || shared.disk.tend()).await;
-        tended.map_err(|error| Fault::while_doing("looking at the disk", error))?;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const MIB: u64 = 1 << 20;
 
-    fn gauge() -> Gauge {
-        Gauge { reserve: 256 * MIB, ..Gauge::default() }
+    fn gauge() -> SpaceGauge {
+        SpaceGauge { reserve: 256 * MIB, ..SpaceGauge::default() }
     }
 
     #[test]
-    fn being_short_begins_at_the_reserve_and_ends_a_quarter_above_it() {
+    fn applies_hysteresis_to_reserve() {
         let mut gauge = gauge();
         for (free, changes, is_short) in [
             (256, false, false),
@@ -252,33 +231,33 @@ mod tests {
     }
 
     #[test]
-    fn being_short_does_not_end_before_there_is_room_for_the_ballast_too() {
+    fn waits_for_ballast_space() {
         let mut gauge = gauge();
         assert!(gauge.look(100 * MIB, 0, 64 * MIB));
         assert!(!gauge.look(383 * MIB, 0, 64 * MIB));
         assert!(gauge.look(384 * MIB, 0, 64 * MIB));
-        // It is not missed as long as we are not short.
+        // The ballast does not count while the disk is not low.
         assert!(!gauge.look(256 * MIB, 0, 64 * MIB));
     }
 
     #[test]
-    fn a_burst_cannot_use_up_more_than_half_of_the_reserve_between_two_looks() {
+    fn bounds_burst_to_half_of_reserve() {
         for free in [256, 300, 1000, 5000].map(|free| free * MIB) {
             for size in [1000, MIB, 40 * MIB] {
                 let mut gauge = gauge();
                 gauge.look(free, 0, 0);
                 let mut taken = 0;
-                // Half of what is admitted is written, the other half waits.
+                // Half of the admitted bytes are written, the other half is in flight.
                 while gauge.admit(size, taken / 2) == Verdict::Admitted {
                     taken += size;
                     gauge.in_flight = taken / 2;
                 }
                 let left = free - FACTOR * taken;
                 assert!(left >= gauge.reserve / 2, "{free} {size}: {left}");
-                // And it is not refused for nothing: with another request it would have been less.
+                // The rejection is necessary: one more request would use too much.
                 assert!(left < gauge.reserve / 2 + FACTOR * (size + 2), "{free} {size}: {left}");
                 assert_eq!(gauge.admit(size, taken / 2), Verdict::Unknown);
-                // A look shows how it is.
+                // A measurement updates the state.
                 gauge.look(free - taken / 2, taken / 2, 0);
                 assert_eq!(gauge.is_short, free - taken / 2 < gauge.reserve);
             }
@@ -286,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_by_others_counts_as_well() {
+    fn counts_writes_of_others() {
         let mut gauge = gauge();
         gauge.look(256 * MIB, 1000, 0);
         assert_eq!(gauge.admit(1, 1000 + 32 * MIB), Verdict::Unknown);
@@ -296,8 +275,8 @@ mod tests {
     }
 
     #[test]
-    fn without_a_reserve_nothing_is_refused_before_the_disk_is_full() {
-        let mut gauge = Gauge::default();
+    fn admits_everything_without_reserve() {
+        let mut gauge = SpaceGauge::default();
         assert!(!gauge.look(MIB, 0, 0));
         assert_eq!(gauge.admit(MIB / 4, 0), Verdict::Admitted);
         assert!(!gauge.look(0, 0, 0) && !gauge.is_short);

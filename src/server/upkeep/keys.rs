@@ -1,13 +1,12 @@
-//! The HPKE keys of a running server. They change while it runs; who has begun with some goes on with those.
+//! The HPKE keys of a running server. A request in progress keeps the keys that it began with.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::Notify;
 
-use crate::app::App;
+use crate::{clock::Clock, config_handle::ConfigHandle};
 use dapbox_aggregator::{
     KeyRing,
-    config::Config,
     keys::{self, KeyError, Policy, Request},
     views::{
         keys::{KeyChange, ListedKey},
@@ -16,39 +15,42 @@ use dapbox_aggregator::{
 };
 use dapbox_protocol::model::{KeyState, Time};
 use dapbox_store::{Store, WriteError};
-use dapbox_support::{Fault, Point, clock};
+use dapbox_support::{Fault, Point};
 
 /// The HPKE keys of a running server.
 pub struct Keys {
+    clock: Arc<dyn Clock>,
+    config: ConfigHandle,
+    store: Store,
     rings: RwLock<Rings>,
-    /// Held by who changes them, until everybody sees the change.
+    /// Held by a change until it is visible everywhere.
     changing: tokio::sync::Mutex<()>,
-    /// Wakes the driver: what comes next may come sooner than it thinks.
+    /// Wakes the driver, because the next change may be due earlier than expected.
     pub changed: Notify,
 }
 
-/// What is stored, and durable.
+/// The durable keys.
 struct Rings {
     ring: Arc<KeyRing>,
     for_repeats: Arc<KeyRing>,
 }
 
 impl Keys {
-    /// Makes the first keys, or those that the configuration asks for now.
-    pub async fn begin(config: &Config, store: &Store) -> Result<Self, Fault> {
-        let (policy, now) = (Policy::of(config), clock::now());
+    /// Creates the first keys, or the ones that the configuration requires.
+    pub async fn begin(clock: Arc<dyn Clock>, config: ConfigHandle, store: Store) -> Result<Self, Fault> {
+        let (policy, now) = (Policy::of(&config.get()), clock.now());
         let changes = store.write(Point::KeysFirst, move |tx| keys::begin(tx, now, &policy)).await?;
         changes.iter().for_each(log);
-        let rings = RwLock::new(Rings::load(store)?);
-        Ok(Self { rings, changing: tokio::sync::Mutex::default(), changed: Notify::new() })
+        let rings = RwLock::new(Rings::load(&store)?);
+        Ok(Self { clock, config, store, rings, changing: tokio::sync::Mutex::default(), changed: Notify::new() })
     }
 
-    /// The keys that open what comes, and those that clients are told of.
+    /// The keys that open reports, and the published ones.
     pub fn ring(&self) -> Arc<KeyRing> {
         self.rings.read().unwrap_or_else(PoisonError::into_inner).ring.clone()
     }
 
-    /// Those, and the deleted ones that a request was made with which may have to be made again. For that only.
+    /// The same, with deleted keys that may be needed to rebuild a sent request. For that purpose only.
     pub fn ring_for_repeats(&self) -> Arc<KeyRing> {
         self.rings.read().unwrap_or_else(PoisonError::into_inner).for_repeats.clone()
     }
@@ -59,7 +61,7 @@ impl Keys {
 }
 
 impl Rings {
-    /// Nobody changes keys meanwhile, so that what memory shows of them is durable.
+    /// Loads the durable keys. The caller prevents concurrent changes.
     fn load(store: &Store) -> Result<Self, Fault> {
         store.read(|view| {
             let ring = Arc::new(KeyRing::load(view.keys().values())?);
@@ -68,38 +70,39 @@ impl Rings {
     }
 }
 
-impl App {
-    /// All HPKE keys that were not deleted, for those who watch.
-    pub fn key_statuses(&self, now: Time) -> Result<Vec<KeyStatus>, Fault> {
-        Ok(self.listed_keys(now)?.into_iter().map(|key| key.status).collect())
+impl Keys {
+    /// The keys that are not deleted, for monitoring.
+    pub fn statuses(&self, now: Time) -> Result<Vec<KeyStatus>, Fault> {
+        Ok(self.listed(now)?.into_iter().map(|key| key.status).collect())
     }
 
-    fn listed_keys(&self, now: Time) -> Result<Vec<ListedKey>, Fault> {
-        let policy = Policy::of(&self.config);
+    fn listed(&self, now: Time) -> Result<Vec<ListedKey>, Fault> {
+        let policy = Policy::of(&self.config.get());
         self.store.read(|view| Ok(keys::listed(view, now, &policy)))
     }
+
+    /// Lists the keys that are not deleted, for operators. Waits for a change in progress.
+    pub async fn list(&self) -> Result<Vec<ListedKey>, Fault> {
+        let _alone = self.changing.lock().await;
+        self.listed(self.clock.now())
+    }
+
+    /// Makes the requested or scheduled change. A new key is published only when it is durable. The future must run to
+    /// completion.
+    pub async fn change(&self, request: Request) -> Result<Vec<KeyChange>, WriteError<KeyError>> {
+        let _alone = self.changing.lock().await;
+        let (policy, clock) = (Policy::of(&self.config.get()), self.clock.clone());
+        let write = self.store.try_write(request.point(), move |tx| keys::change(tx, clock.now(), &policy, request));
+        let changes = write.await?;
+        // Also without a reported change: a private key may have been erased.
+        self.replace(Rings::load(&self.store)?);
+        self.changed.notify_one();
+        changes.iter().for_each(log);
+        Ok(changes)
+    }
 }
 
-/// All HPKE keys that were not deleted, for operators: as they are in force, not as they are about to be.
-pub async fn list(app: &App) -> Result<Vec<ListedKey>, Fault> {
-    let _alone = app.keys.changing.lock().await;
-    app.listed_keys(clock::now())
-}
-
-/// Does with keys what is due or wanted. A new key is handed out only when it is durable. Must run to its end.
-pub async fn change(app: &App, request: Request) -> Result<Vec<KeyChange>, WriteError<KeyError>> {
-    let _alone = app.keys.changing.lock().await;
-    let policy = Policy::of(&app.config);
-    let write = app.store.try_write(request.point(), move |tx| keys::change(tx, clock::now(), &policy, request));
-    let changes = write.await?;
-    // Also if nothing changed that is worth telling: a private key may have been erased.
-    app.keys.replace(Rings::load(&app.store)?);
-    app.keys.changed.notify_one();
-    changes.iter().for_each(log);
-    Ok(changes)
-}
-
-/// Tells the log what became of a key.
+/// Logs the change of a key.
 fn log(change: &KeyChange) {
     let KeyChange { id, suite, before, after, until } = change;
     match (before, after) {

@@ -1,8 +1,11 @@
-//! Supervision of what works in the background: no part ends unnoticed.
+//! Supervision of background components: none stops unnoticed.
 //!
-//! A driver that panics, or fails while the store works, is started again after a pause, and the server is not ready until
-//! it has run for as long as that pause. A job of a task is repeated alone, and its task shows why. A listener that panics
-//! takes the server down, and so does the store: only a restart helps there.
+//! # Decision: restart drivers, shut down for listeners and the store
+//!
+//! A driver that panics or fails is restarted with growing delays, because it continues from the store as after a
+//! start. The server is not ready until the driver has run for the length of the last delay. A job is retried alone,
+//! and its task shows the error. A panic in a listener or a failure of the store shuts down the server, because only a
+//! restart helps.
 
 use std::{
     any::Any,
@@ -20,29 +23,48 @@ use std::{
 use futures_util::FutureExt;
 use tokio::sync::watch;
 
-use crate::app::App;
+use crate::{clock::Clock, stop::StopSignal, task_cache::TaskCache};
+use dapbox_aggregator::Error;
 use dapbox_protocol::model::TaskId;
-use dapbox_support::{Fault, Part, fault::panic_text};
+use dapbox_store::Store;
+use dapbox_support::{Failpoints, Fault, Part, fault::panic_text};
 
-/// The first pause before a part is started again; each further one is twice as long.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause before a part is started again.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Delay of the first restart; it doubles with each further one.
+const MIN_RESTART_DELAY: Duration = Duration::from_secs(1);
+/// Maximum delay of a restart.
+const MAX_RESTART_DELAY: Duration = Duration::from_secs(60);
 
-/// A part that runs.
+/// What supervision needs. Clones share it.
+#[derive(Clone)]
+pub struct Supervisor {
+    /// Delays restarts.
+    pub clock: Arc<dyn Clock>,
+    /// The state of the components.
+    pub parts: Arc<Parts>,
+    /// Shows whether a failure is one of the store.
+    pub store: Store,
+    /// Ends the components.
+    pub stop: StopSignal,
+    /// Injected failures, for tests.
+    pub failpoints: Failpoints,
+    /// Where the errors of jobs are shown.
+    pub tasks: Arc<TaskCache>,
+}
+
+/// A running component.
 type Running = Pin<Box<dyn Future<Output = Result<(), Fault>> + Send>>;
-/// What `catch_unwind` makes of a part's end.
-type Caught = Result<Result<(), Fault>, Box<dyn Any + Send>>;
+/// The result of `catch_unwind` for a component.
+type CaughtResult = Result<Result<(), Fault>, Box<dyn Any + Send>>;
 
-/// How the parts of a server are.
+/// The state of the components.
 pub struct Parts {
-    /// Why drivers do not work now.
+    /// Components that are being restarted, with the error.
     broken: Mutex<BTreeMap<Part, String>>,
-    /// Why the server goes down.
+    /// The reason for shutting down.
     fatal: watch::Sender<Option<Fault>>,
-    /// How often each part has failed since the start.
+    /// Number of failures of each component since the start.
     failures: [AtomicU64; Part::ALL.len()],
-    /// How many instances of each part there are.
+    /// Number of running instances of each component.
     instances: [watch::Sender<usize>; Part::ALL.len()],
 }
 
@@ -58,36 +80,37 @@ impl Default for Parts {
 }
 
 impl Parts {
-    /// What does not work now, for the operator.
+    /// Describes the components that are being restarted, for the operator.
     pub fn broken(&self) -> Vec<String> {
-        let reason = |(part, why): (&Part, &String)| format!("background part {part} failed and is restarted: {why}");
-        self.broken_map().iter().map(reason).collect()
+        let reason =
+            |(part, why): (&Part, &String)| format!("background component {part} failed and is restarted: {why}");
+        self.lock_broken().iter().map(reason).collect()
     }
 
-    /// How often a part has failed since the start.
+    /// Number of failures of a component since the start.
     pub fn failures(&self, part: Part) -> u64 {
         self.failures[part as usize].load(Ordering::Relaxed)
     }
 
-    /// Why the server goes down, if it does.
+    /// The reason for shutting down, if any.
     pub fn fatal(&self) -> Option<Fault> {
         self.fatal.borrow().clone()
     }
 
-    /// Resolves when the server must go down, with the reason.
-    pub fn goes_down(&self) -> impl Future<Output = Fault> + use<> {
+    /// Resolves when the server must shut down, with the reason.
+    pub fn fatal_fault(&self) -> impl Future<Output = Fault> + use<> {
         let mut fatal = self.fatal.subscribe();
         async move {
             match fatal.wait_for(Option::is_some).await.map(|fault| fault.clone()) {
                 Ok(Some(fault)) => fault,
-                // The server is gone, for no fault.
+                // The server has stopped without a fault.
                 _ => std::future::pending().await,
             }
         }
     }
 
-    /// The server must go down. The first reason counts.
-    fn take_down(&self, fault: Fault) {
+    /// Shuts down the server. Keeps the first reason.
+    fn shut_down(&self, fault: Fault) {
         tracing::error!(error = %fault, "fatal error, shutting down");
         self.fatal.send_if_modified(|first| first.is_none() && first.replace(fault).is_none());
     }
@@ -96,18 +119,18 @@ impl Parts {
         self.failures[part as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    fn broken_map(&self) -> MutexGuard<'_, BTreeMap<Part, String>> {
+    fn lock_broken(&self) -> MutexGuard<'_, BTreeMap<Part, String>> {
         self.broken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Resolves when no instance of a part is left.
-    async fn are_gone(&self, part: Part) {
-        // The sender lives as long as this: waiting cannot fail.
+    /// Resolves when no instance of a component is left.
+    async fn no_instances(&self, part: Part) {
+        // `self` keeps the sender alive, so waiting cannot fail.
         let _ = self.instances[part as usize].subscribe().wait_for(|count| *count == 0).await;
     }
 }
 
-/// Counts an instance of a part, until it is dropped.
+/// Counts an instance of a component until it is dropped.
 struct Instance<'a>(&'a watch::Sender<usize>);
 
 impl<'a> Instance<'a> {
@@ -124,69 +147,69 @@ impl Drop for Instance<'_> {
     }
 }
 
-/// Pauses that double.
-struct Pauses(Duration);
+/// Delays that double.
+struct RestartBackoff(Duration);
 
-impl Pauses {
+impl RestartBackoff {
     fn next(&mut self) -> Duration {
         let pause = self.0;
-        self.0 = (pause * 2).min(LONGEST_PAUSE);
+        self.0 = (pause * 2).min(MAX_RESTART_DELAY);
         pause
     }
 }
 
-/// How a run ended.
-enum End {
-    /// As it should.
+/// The end of a run.
+enum RunEnd {
+    /// Finished.
     Over,
-    /// With a failure that a restart of the part may mend.
+    /// Failed, and a restart may help.
     Failed(String),
-    /// With the store, or because of it.
+    /// Failed because of the store.
     Fatal(Fault),
 }
 
-impl End {
-    fn of(app: &App, caught: Caught) -> Self {
+impl RunEnd {
+    fn of(ctx: &Supervisor, caught: CaughtResult) -> Self {
         let fault = match caught {
             Ok(Ok(())) => return Self::Over,
             Ok(Err(fault)) => fault,
             Err(panic) => Fault::new(format!("panicked: {}", panic_text(&*panic))),
         };
-        match app.store.read(|_| Ok(())) {
+        match ctx.store.read(|_| Ok(())) {
             Ok(()) => Self::Failed(fault.to_string()),
             Err(stopped) => Self::Fatal(stopped),
         }
     }
 }
 
-/// Runs a driver until the server stops, and again each time that it fails. `make` is called at once, and again for each
+/// Runs a driver until the server stops, and restarts it after each failure. Calls `make` immediately and for each
 /// restart.
-pub fn drive<F>(app: Arc<App>, part: Part, make: impl Fn() -> F + Send) -> impl Future<Output = ()> + Send
+pub fn drive<F>(ctx: Supervisor, part: Part, make: impl Fn() -> F + Send) -> impl Future<Output = ()> + Send
 where
     F: Future<Output = Result<(), Fault>> + Send + 'static,
 {
     let first: Running = Box::pin(make());
     async move {
-        let (mut running, mut pauses, mut last_pause) = (first, Pauses(FIRST_PAUSE), None);
+        let (mut running, mut pauses, mut last_pause) = (first, RestartBackoff(MIN_RESTART_DELAY), None);
         loop {
-            let caught = run(&app, part, running, last_pause, &mut pauses).await;
-            let why = match End::of(&app, caught) {
-                End::Over => return,
-                End::Fatal(fault) => return app.parts.take_down(fault),
-                End::Failed(why) => why,
+            let caught = run(&ctx, part, running, last_pause, &mut pauses).await;
+            let why = match RunEnd::of(&ctx, caught) {
+                RunEnd::Over => return,
+                RunEnd::Fatal(fault) => return ctx.parts.shut_down(fault),
+                RunEnd::Failed(why) => why,
             };
-            app.parts.count(part);
-            app.parts.broken_map().insert(part, why.clone());
+            ctx.parts.count(part);
+            ctx.parts.lock_broken().insert(part, why.clone());
             let pause = pauses.next();
             tracing::error!(%part, error = why, delay = ?pause, "background part failed");
             last_pause = Some(pause);
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = app.stopped() => return,
+                () = ctx.clock.sleep(pause) => {}
+                () = ctx.stop.stopped() => return,
             }
-            // What the driver had started was aborted with it. Its successor begins with it again.
+            // The jobs of the old driver were aborted with it. Its successor starts them again, so they must be gone.
             if let Some(instances) = part.instances() {
-                app.parts.are_gone(instances).await;
+                ctx.parts.no_instances(instances).await;
             }
             running = match catch_unwind(AssertUnwindSafe(&make)) {
                 Ok(running) => Box::pin(running),
@@ -196,74 +219,86 @@ where
     }
 }
 
-/// Runs a part to its end. One that had failed before works again once it has run for as long as it had paused.
-async fn run(app: &App, part: Part, running: Running, last_pause: Option<Duration>, pauses: &mut Pauses) -> Caught {
-    // Nothing is seen of a part that panicked but its fault.
+/// Runs a component to its end. It counts as recovered once it has run for the length of the last delay.
+async fn run(
+    ctx: &Supervisor,
+    part: Part,
+    running: Running,
+    last_pause: Option<Duration>,
+    pauses: &mut RestartBackoff,
+) -> CaughtResult {
+    // Nothing but the fault of a component is observed after a panic.
     let mut running = pin!(AssertUnwindSafe(running).catch_unwind());
     if let Some(pause) = last_pause {
         tokio::select! {
             caught = &mut running => return caught,
-            () = tokio::time::sleep(pause) => {}
+            () = ctx.clock.sleep(pause) => {}
         }
-        app.parts.broken_map().remove(&part);
-        *pauses = Pauses(FIRST_PAUSE);
+        ctx.parts.lock_broken().remove(&part);
+        *pauses = RestartBackoff(MIN_RESTART_DELAY);
         tracing::info!(%part, "background part recovered");
     }
     running.await
 }
 
-/// Runs a task's job to its end, and again after a pause each time that it fails. Its task shows why.
-pub async fn see_through<F>(app: Arc<App>, part: Part, task: TaskId, make: impl Fn() -> F) -> Result<(), Fault>
+/// Runs the job of a task to its end, and retries it after each failure. The task shows the error.
+pub async fn run_job<F>(ctx: Supervisor, part: Part, task: TaskId, make: impl Fn() -> F) -> Result<(), Fault>
 where
     F: Future<Output = Result<(), Fault>>,
 {
-    let _instance = Instance::new(&app.parts, part);
-    let (mut pauses, mut has_failed) = (Pauses(FIRST_PAUSE), false);
+    let _instance = Instance::new(&ctx.parts, part);
+    let (mut pauses, mut has_failed) = (RestartBackoff(MIN_RESTART_DELAY), false);
     loop {
         let attempt = async {
-            app.failpoints.turn(part);
+            ctx.failpoints.turn(part);
             make().await
         };
-        match End::of(&app, AssertUnwindSafe(attempt).catch_unwind().await) {
-            End::Over => break,
-            End::Fatal(fault) => return Err(fault),
-            End::Failed(why) => {
+        match RunEnd::of(&ctx, AssertUnwindSafe(attempt).catch_unwind().await) {
+            RunEnd::Over => break,
+            RunEnd::Fatal(fault) => return Err(fault),
+            RunEnd::Failed(why) => {
                 let pause = pauses.next();
-                app.parts.count(part);
+                ctx.parts.count(part);
                 tracing::error!(task_id = %task, %part, error = why, delay = ?pause, "background job failed");
-                let trouble = format!("{part} failed through a fault of this server and is repeated: {why}");
-                app.set_trouble(&task, Some(trouble));
+                let shown = format!("{part} failed and is retried: {why}");
+                ctx.tasks.set_error(&task, Some(shown));
                 has_failed = true;
                 tokio::select! {
-                    () = tokio::time::sleep(pause) => {}
-                    () = app.stopped() => break,
+                    () = ctx.clock.sleep(pause) => {}
+                    () = ctx.stop.stopped() => break,
                 }
             }
         }
     }
     if has_failed {
-        app.set_trouble(&task, None);
+        ctx.tasks.set_error(&task, None);
     }
     Ok(())
 }
 
-/// Runs what the server cannot be without, and cannot start again by itself. If it panics, or fails, or ends before the
-/// server stops, the server goes down.
-pub async fn vital(app: Arc<App>, part: Part, work: impl Future<Output = ()>) {
+/// Runs a component that cannot be restarted. Shuts down the server if it panics, or ends before the server stops.
+pub async fn vital(ctx: Supervisor, part: Part, work: impl Future<Output = ()>) {
     let caught = AssertUnwindSafe(work).catch_unwind().await;
     let why = match caught {
-        Ok(()) if *app.stopping.borrow() => return,
+        Ok(()) if ctx.stop.is_sent() => return,
         Ok(()) => "it ended".to_owned(),
         Err(panic) => format!("panicked: {}", panic_text(&*panic)),
     };
-    app.parts.count(part);
-    app.parts.take_down(Fault::while_doing(&format!("background part {part} failed"), why));
+    ctx.parts.count(part);
+    ctx.parts.shut_down(Fault::while_doing(&format!("background component {part} failed"), why));
 }
 
-/// Takes the server down when its store stops.
-pub async fn watch_store(app: Arc<App>) {
+/// Shuts down the server when its store stops.
+pub async fn watch_store(ctx: Supervisor) {
     tokio::select! {
-        fault = app.store.poisoned() => app.parts.take_down(fault),
-        () = app.stopped() => {}
+        fault = ctx.store.poisoned() => ctx.parts.shut_down(fault),
+        () = ctx.stop.stopped() => {}
     }
+}
+
+/// Runs work to completion even if its caller is dropped, for example because a client disconnects.
+pub async fn run_to_completion<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::spawn(work).await.unwrap_or_else(|error| Err(Fault::while_doing("running a request", error).into()))
 }

@@ -25,7 +25,7 @@ use crate::{
     config::Log,
     model::Revision,
     peer::Peer,
-    server::posts::{self, Posts},
+    server::json_server::{self, JsonServer},
     support::Fault,
 };
 
@@ -179,7 +179,7 @@ impl Kind {
 
 /// A running party with its API.
 pub struct ServedParty {
-    posts: Posts,
+    posts: JsonServer,
     party: Party,
 }
 
@@ -207,7 +207,7 @@ impl ServedParty {
             let party = shared.clone();
             async move { party.answer(&path, &body).await.map(encode) }
         };
-        match Posts::start(listen, handle).await {
+        match JsonServer::start(listen, handle).await {
             Ok(posts) => Ok(Self { posts, party }),
             Err(error) => {
                 party.stop().await?;
@@ -299,7 +299,7 @@ fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, ApiResponse> {
     serde_json::from_slice(body).map_err(bad_request)
 }
 
-fn encode(answer: ApiResponse) -> posts::Answer {
+fn encode(answer: ApiResponse) -> json_server::Answer {
     let (status, reply) = *answer;
     (status, serde_json::to_value(reply).unwrap_or(Value::Null))
 }

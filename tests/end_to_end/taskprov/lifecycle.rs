@@ -98,7 +98,7 @@ async fn uses_current_tokens_of_peer_files() {
     pair.leader.server().reload(without).await.unwrap();
     pair.client(&task).upload(Measurement::Number(1), None).await.unwrap();
     let stuck = pair.leader.until(&parties.id(), |status| status.last_error.is_some()).await;
-    assert!(stuck.last_error.unwrap().contains("not among the peers"));
+    assert!(stuck.last_error.unwrap().contains("removed from taskprov.peers"));
     pair.leader.server().reload(pair.leader.config.clone()).await.unwrap();
     aggregated(&pair.helper, &parties, 3).await;
 

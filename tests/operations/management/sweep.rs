@@ -105,7 +105,7 @@ async fn removes_never_contacted_tasks_when_configured() {
     let metrics = format!("{}metrics", node.monitor());
     let is_counted = async || {
         let text = common::get(&metrics).await.unwrap().text().await.unwrap();
-        text.lines().any(|line| line == "dapbox_untouched_tasks_removed_total 1")
+        text.lines().any(|line| line == "dapbox_never_contacted_tasks_removed_total 1")
     };
     while !is_counted().await {
         assert!(std::time::Instant::now() < deadline, "it stays");

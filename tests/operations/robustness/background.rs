@@ -68,7 +68,7 @@ async fn until_ready(node: &Node, is_right: impl Fn(u16, &str) -> bool) {
 
 /// Waits until all of these parts are reported as failed together.
 async fn until_broken(node: &Node, parts: &[Part]) {
-    let is_named = |reasons: &str, part: &Part| reasons.contains(&format!("background part {part} failed"));
+    let is_named = |reasons: &str, part: &Part| reasons.contains(&format!("background component {part} failed"));
     until_ready(node, |status, reasons| status == 503 && parts.iter().all(|part| is_named(reasons, part))).await;
 }
 
@@ -147,7 +147,7 @@ async fn restarts_panicked_certificate_task(#[case] mode: TlsMode, #[case] part:
     node.restart_with(panicking.failpoints()).await;
     until_broken(&node, &[part]).await;
     panicking.stop();
-    until_ready(&node, |_, reasons| !reasons.contains("background part")).await;
+    until_ready(&node, |_, reasons| !reasons.contains("background component")).await;
     node.stop().await;
 }
 
@@ -226,7 +226,7 @@ async fn panicked_listener_stops_server(#[case] part: Part) {
     .await;
     node.restart_with(Panicking::these(&[part]).failpoints()).await;
     let fault = tokio::time::timeout(TEST_TIMEOUT, node.server().failed()).await.unwrap().to_string();
-    assert!(fault.contains(&format!("background part {part} failed: panicked: injected panic")), "{fault}");
+    assert!(fault.contains(&format!("background component {part} failed: panicked: injected panic")), "{fault}");
     if part != Part::MonitorListener {
         for path in ["healthz", "readyz"] {
             let (status, text) = get(&node, path).await;

@@ -95,9 +95,9 @@ fn initializes_server_with_certificate_files() {
     for (certificate, key, url, says) in [
         ("late.pem", "late.key", url.as_str(), "expired"),
         ("other.pem", "other.key", &url, "elsewhere.example, not for localhost"),
-        ("good.pem", "other.key", &url, "other.key is not"),
+        ("good.pem", "other.key", &url, "other.key does not match"),
         ("good.pem", "none.key", &url, "there is no file"),
-        ("good.pem", "good.pem", &url, "no private key"),
+        ("good.pem", "good.pem", &url, "no usable private key"),
         ("good.pem", "good.key", "http://localhost", "https://"),
         ("good.pem", "good.key", "https://localhost/dap-09/", "must end before /dap-09"),
         ("good.pem", "good.key", "localhost", "the public URL"),

@@ -141,7 +141,7 @@ async fn page_follows_running_pair() {
     browser.open(&url);
     browser.until("document.body.dataset.link === 'live'");
     browser.value("window.isTheSame = true; document.querySelector('.task > summary').focus()");
-    assert!(browser.text().contains("No batch holds reports yet"));
+    assert!(browser.text().contains("No batches yet"));
 
     pair.helper.stop().await;
     let upload = async |reports: usize| {
@@ -163,7 +163,7 @@ async fn page_follows_running_pair() {
     pair.helper.resume().await;
     // Reports of this hour still arrive.
     browser.until(&batch("Ready to collect, open until ", "3 of 3"));
-    browser.until(&format!("{}.textContent === '3'", figure("aggregated in all")));
+    browser.until(&format!("{}.textContent === '3'", figure("aggregated, total")));
     browser.until("!document.querySelector('.alerts')");
     assert_eq!(browser.value("window.isTheSame"), true, "it was loaded again");
     assert_eq!(browser.value("document.activeElement.matches('.task > summary')"), true);
@@ -186,7 +186,7 @@ fn without_scripts(browser: &mut Chromium, url: &str, seen: &Overview) {
     browser.open(url);
     assert_told(browser, seen);
     let shown = browser.text();
-    assert!(shown.contains("Loaded again every 30 s") && !shown.contains("Pause"), "{shown}");
+    assert!(shown.contains("Reloads every 30 s") && !shown.contains("Pause"), "{shown}");
     assert_eq!(browser.value("document.querySelector('meta[http-equiv]').content"), "30");
     assert_eq!(complaints(browser, url), Vec::<Value>::new());
     browser.scripts(true);

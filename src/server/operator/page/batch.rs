@@ -1,4 +1,4 @@
-//! Batches that were not collected: how far each is towards the minimum, and what it lacks.
+//! Batches that are not collected: progress towards the minimum, and what is missing.
 
 use maud::{Markup, html};
 
@@ -13,13 +13,13 @@ use dapbox_aggregator::views::{
 use dapbox_protocol::model::{Role, Time};
 use dapbox_support::format::{count, counted};
 
-/// So many batches are shown at once, the others unfold.
-const AT_ONCE: usize = 6;
+/// Maximum number of batches shown; the rest is folded.
+const MAX_SHOWN: usize = 6;
 
-/// Where the minimum is on every bar, in percent of its width: there is room to see that it is exceeded.
+/// Position of the minimum on each bar, in percent of its width. The rest shows how far it is exceeded.
 const MINIMUM_AT: f64 = 80.0;
 
-/// A batch's state in words and as a shape.
+/// Icon and text of a batch state.
 pub fn state(state: BatchState) -> (Icon, &'static str) {
     match state {
         BatchState::Ready => (Icon::Good, "Ready to collect"),
@@ -31,7 +31,7 @@ pub fn state(state: BatchState) -> (Icon, &'static str) {
 /// The batches of a task.
 pub fn section(view: &TaskView, now: Time) -> Markup {
     let min = view.status.min_batch_size;
-    let (shown, folded) = view.batches.split_at(view.batches.len().min(AT_ONCE));
+    let (shown, folded) = view.batches.split_at(view.batches.len().min(MAX_SHOWN));
     let unlisted = view.counts.batches().saturating_sub(view.batches.len() as u64);
     html! {
         @if view.batches.is_empty() {
@@ -52,17 +52,17 @@ pub fn section(view: &TaskView, now: Time) -> Markup {
                 }
             }
             @if unlisted > 0 {
-                p.dim { (counted(unlisted, "batch")) " more, older than these, with reports that were not collected." }
+                p.dim { (counted(unlisted, "batch")) " more older batches are not collected." }
             }
         }
     }
 }
 
-/// The batches that were collected, and whether their results were fetched.
+/// The collected batches, and whether their results were fetched.
 pub fn collected(status: &TaskStatus, now: Time) -> Markup {
-    let (shown, folded) = status.collected.split_at(status.collected.len().min(AT_ONCE));
+    let (shown, folded) = status.collected.split_at(status.collected.len().min(MAX_SHOWN));
     html! {
-        @if shown.is_empty() { p.dim { "No batch was collected." } }
+        @if shown.is_empty() { p.dim { "No collected batches." } }
         ul.batches { @for batch in shown { (collected_row(batch, now)) } }
         @if !folded.is_empty() {
             details.more id={ "more-collected-" (status.id) } {
@@ -103,13 +103,13 @@ fn none(view: &TaskView) -> Markup {
     html! {
         p.dim {
             @if status.batches_collected > 0 {
-                "All that was aggregated is collected."
+                "All aggregated reports are collected."
             } @else if status.waiting > 0 {
-                "No batch holds reports yet: they are put into batches as they are aggregated."
+                "No batches yet: reports are assigned to batches when they are aggregated."
             } @else if status.role == Role::Leader {
-                "No batch holds reports yet. Clients upload to the leader: " code { "dapbox upload --help" }
+                "No batches yet. Clients upload reports to the leader: " code { "dapbox upload --help" }
             } @else {
-                "No batch holds reports yet. The leader sends them when clients have uploaded."
+                "No batches yet. The leader sends reports after clients have uploaded them."
             }
         }
     }
@@ -123,7 +123,7 @@ fn row(batch: &BatchView, min: u64, now: Time) -> Markup {
             span.what {
                 @if let Some(range) = batch.interval { span.when { (interval(range)) } }
                 @if let Some(id) = &batch.id { code.id { (id) } }
-                @if batch.interval.is_none() && batch.id.is_none() { "A batch to come" }
+                @if batch.interval.is_none() && batch.id.is_none() { "Next batch" }
             }
             (bar(batch, min))
             span.state {
@@ -146,10 +146,10 @@ fn numbers(batch: &BatchView, min: u64) -> String {
     format!("{aggregated}{waiting} of {}{lacking}", count(min))
 }
 
-/// The fill as a bar. The text beside it says the same.
+/// The progress as a bar. The text beside it contains the same.
 fn bar(batch: &BatchView, min: u64) -> Markup {
     let part = |reports: u64| reports as f64 / min.max(1) as f64 * MINIMUM_AT;
-    // Something is never drawn as nothing, and however much there is, it ends with the bar.
+    // A bar is at least 1 % wide and never exceeds its frame.
     let visible = |reports: u64| if reports == 0 { 0.0 } else { part(reports).max(1.0) };
     let done = visible(batch.aggregated).min(100.0);
     let waiting = visible(batch.waiting).min(100.0 - done);

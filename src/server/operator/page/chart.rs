@@ -1,4 +1,4 @@
-//! A task's history as charts: bars on a line of time, drawn here, so that there is nothing for a script to do.
+//! The history of a task as bar charts, rendered by the server.
 
 use std::fmt::Write;
 
@@ -9,16 +9,16 @@ use dapbox_aggregator::views::overview::{Sample, TaskView};
 use dapbox_protocol::model::{Duration, Role, Time};
 use dapbox_support::format::{count, relative};
 
-/// Height of a chart in its own units.
+/// Height of a chart, in its own units.
 const HEIGHT: f64 = 40.0;
 
-/// Width of a chart in its own units. It is drawn as wide as there is room.
+/// Width of a chart, in its own units. It scales to the available space.
 const WIDTH: f64 = 600.0;
 
-/// A chart shows at least so much.
+/// Minimum range of a chart.
 const HOUR: Duration = Duration(3600);
 
-/// What a chart shows.
+/// A data series.
 struct Series {
     /// For ids and classes.
     key: &'static str,
@@ -30,10 +30,10 @@ const UPLOADED: Series = Series { key: "uploaded", title: "Uploads", of: |sample
 const AGGREGATED: Series = Series { key: "aggregated", title: "Aggregated", of: |sample| sample.aggregated };
 const REFUSED: Series = Series { key: "refused", title: "Refused", of: |sample| sample.refused };
 
-/// The history of a task: uploads (leader), aggregated and refused reports, each on a scale of its own.
+/// The history of a task: uploads (leader), aggregated and rejected reports, each with its own scale.
 pub fn history(view: &TaskView, now: Time) -> Markup {
     let Some(range) = Range::of(&view.history) else {
-        return html! { p.dim { "The history begins with the first minute that the server has run." } };
+        return html! { p.dim { "No history yet." } };
     };
     let series: &[Series] = match view.status.role {
         Role::Leader => &[UPLOADED, AGGREGATED, REFUSED],
@@ -57,7 +57,7 @@ fn chart(series: &Series, view: &TaskView, range: Range, now: Time) -> Markup {
                 span.total { @if total > 0 { (count(total)) " in all" } @else { "none" } }
             }
             div.plane {
-                // What it says is a part of the drawing's text.
+                // The description of the drawing contains it.
                 div.scale aria-hidden="true" {
                     span { @if peak > 0.0 { (number(peak)) } }
                     span { "0" }
@@ -81,7 +81,7 @@ fn chart(series: &Series, view: &TaskView, range: Range, now: Time) -> Markup {
     }
 }
 
-/// The mini chart of a folded task: the charts below say it in full.
+/// The small chart of a folded task, without a description.
 pub fn spark(view: &TaskView) -> Markup {
     let series = if view.status.role == Role::Leader { UPLOADED } else { AGGREGATED };
     html! {
@@ -95,17 +95,17 @@ pub fn spark(view: &TaskView) -> Markup {
     }
 }
 
-/// The line of time, for as long as anything is known.
+/// The time axis, where data is known.
 fn base(range: Range) -> Markup {
     html! { path.base d={ "M" (format!("{:.1}", range.x(range.first))) " 39.5H" (WIDTH) } {} }
 }
 
-/// The time that a chart shows.
+/// The time range of a chart.
 #[derive(Clone, Copy, Debug)]
 struct Range {
-    /// What is on the left: an hour before the end, whether or not that is known.
+    /// The left end: one hour before the right end, or earlier.
     start: Time,
-    /// Since when it is known.
+    /// Since when data is known.
     first: Time,
     end: Time,
 }
@@ -130,7 +130,7 @@ fn peak(series: &Series, view: &TaskView) -> f64 {
     view.history.iter().map(|sample| per_minute(sample, series.of)).fold(0.0, f64::max)
 }
 
-/// A rate as a number with no more digits than matter.
+/// Formats a rate with the digits that matter.
 fn number(rate: f64) -> String {
     if rate >= 10.0 || rate == rate.trunc() { count(rate.round() as u64) } else { format!("{rate:.1}") }
 }
@@ -139,14 +139,14 @@ fn per_minute(sample: &Sample, of: fn(&Sample) -> u64) -> f64 {
     of(sample) as f64 * 60.0 / sample.duration.0.max(1) as f64
 }
 
-/// All bars as one path: each where its time is, so that hours without a server are gaps.
+/// All bars as one path, each at its time: a gap shows that the server did not run.
 fn bars(history: &[Sample], of: fn(&Sample) -> u64, peak: f64, range: Range) -> String {
     let mut path = String::new();
     for sample in history.iter().filter(|sample| of(sample) > 0) {
         let x = range.x(sample.start);
-        // However short: what has just begun is seen too.
+        // Bars have a minimum width.
         let width = (sample.duration.0 as f64 * range.unit() * 0.8).max(2.0);
-        // Something is never drawn as nothing.
+        // Bars have a minimum height.
         let height = (per_minute(sample, of) / peak * (HEIGHT - 2.0)).max(1.5);
         // Writing to a string cannot fail.
         let _ = write!(path, "M{x:.1} {HEIGHT}v-{height:.1}h{width:.1}v{height:.1}z");

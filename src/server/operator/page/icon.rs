@@ -1,25 +1,25 @@
-//! Small drawings. (Shapes of SVG are no void elements in HTML: each must be closed, or it swallows the next one.)
+//! Icons. Each state has its own shape and name, so that colors are not required.
 //!
-//! Each state has a shape of its own, so that nobody has to see colours; its name stands beside it.
+//! SVG shapes are not void elements in HTML: each must be closed.
 
 use maud::{Markup, PreEscaped, html};
 
-/// The icon of the page, inside of it.
+/// The inline icon of the page.
 pub const FAVICON: &str = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Cpath \
     fill='%230b6e66' d='M1 3a2 2 0 0 1 2-2h4v14H3a2 2 0 0 1-2-2zm8-2h4a2 2 0 0 1 2 2v4H9zm0 8h6v4a2 2 0 0 1-2 2H9z'/%3E%3C/svg%3E";
 
-/// A state's shape.
+/// The icon of a state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Icon {
-    /// A disc with a tick.
+    /// A disc with a check mark.
     Good,
     /// A triangle.
     Bad,
     /// A diamond.
     Attention,
-    /// A disc that is half full.
+    /// A half-filled disc.
     Half,
-    /// A broken ring.
+    /// A dashed ring.
     Empty,
     /// Two bars.
     Still,
@@ -28,7 +28,7 @@ pub enum Icon {
 }
 
 impl Icon {
-    /// Draws it; screen readers read the text beside it.
+    /// Renders the icon. Screen readers read the text beside it.
     pub fn draw(self) -> Markup {
         let (class, shape) = match self {
             Self::Good => ("i-good", r#"<circle cx="8" cy="8" r="7"/><path class="cut" d="M4.6 8.3l2.4 2.4 4.5-5"/>"#),
@@ -53,7 +53,7 @@ impl Icon {
     }
 }
 
-/// The mark of dapbox: two shares in a box.
+/// The logo: two shares in a box.
 pub fn mark() -> Markup {
     html! {
         svg.mark viewBox="0 0 16 16" width="22" height="22" aria-hidden="true" focusable="false" {
@@ -62,7 +62,7 @@ pub fn mark() -> Markup {
     }
 }
 
-/// The hatching of what waits, for all bars.
+/// The hatching of waiting reports.
 pub fn patterns() -> Markup {
     html! {
         svg.patterns width="0" height="0" aria-hidden="true" focusable="false" {

@@ -1,4 +1,4 @@
-//! The page of the public address: what answers here, and where the DAP resources are.
+//! Renders the page of the public address.
 
 use maud::{DOCTYPE, PreEscaped, html};
 
@@ -6,16 +6,16 @@ use super::hash;
 use dapbox_client::peer;
 use dapbox_protocol::{model::Revision, wire};
 
-/// How the page looks.
+/// The style sheet.
 const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:44rem;margin:3rem auto;padding:0 1rem;\
     color-scheme:light dark}code{overflow-wrap:anywhere}dt{font-weight:600;margin-top:.75rem}dd{margin:0}";
 
-/// The content security policy that the response with the page must have.
+/// The content security policy of the response.
 pub fn policy() -> String {
     format!("default-src 'none'; style-src '{}'; frame-ancestors 'none'", hash(STYLE))
 }
 
-/// Draws the page. Without a public URL the resources are named by their paths.
+/// Renders the page. Without a public URL, it shows relative paths.
 pub fn render(public_url: &str) -> String {
     let base = |revision| match public_url {
         "" => format!("/{}/", wire::for_revision(revision).path_prefix()),
@@ -34,8 +34,7 @@ pub fn render(public_url: &str) -> String {
             body {
                 h1 { "DAP aggregator" }
                 p {
-                    "This server aggregates measurements without seeing any of them, by the Distributed Aggregation Protocol \
-                     (draft-ietf-ppm-dap). It runs dapbox. Programs use the resources below these URLs:"
+                    "This server runs dapbox. It aggregates measurements with the Distributed Aggregation Protocol (draft-ietf-ppm-dap), without access to individual ones. Base URLs for clients and aggregators:"
                 }
                 dl {
                     @for revision in Revision::ALL {
@@ -44,7 +43,7 @@ pub fn render(public_url: &str) -> String {
                         dd { "HPKE keys for clients: " code { (base(revision)) "hpke_config" } }
                     }
                 }
-                p { "There is nothing else for a browser. The operator's status page is on another, private address." }
+                p { "Browsers have no other use for this server. The status page of the operator is at another address." }
             }
         }
     };
@@ -56,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_where_each_revision_is() {
+    fn lists_url_of_each_revision() {
         let page = render("https://dap.example.org/x");
         for revision in ["dap-09", "dap-18"] {
             assert!(page.contains(&format!("https://dap.example.org/x/{revision}/hpke_config")), "{page}");

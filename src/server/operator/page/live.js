@@ -1,16 +1,16 @@
-// Keeps the page up to date: fetches it every two seconds and changes what is different, in place, so that focus,
-// selection, scrolling and what was unfolded stay as they are.
+// Updates the page: fetches it every two seconds and changes only what differs, so that focus, selection, scroll position
+// and open sections remain.
 "use strict";
 (() => {
-  const PAUSE = 2000, PATIENCE = 5000;
+  const INTERVAL = 2000, TIMEOUT = 5000;
   const link = document.getElementById("link"), button = document.getElementById("pause");
-  let timer = 0, asking = false, stopped = false, goneSince = null;
+  let timer = 0, isFetching = false, stopped = false, lostSince = null;
 
-  // What is told is read aloud when it changes, so it only changes when there is news.
-  function tell(state, ...words) {
-    const told = words.map((word) => word.textContent ?? word).join("");
+  // Screen readers read the text when it changes, so it changes only with the state.
+  function announce(state, ...words) {
+    const text = words.map((word) => word.textContent ?? word).join("");
     document.body.dataset.link = state;
-    if (link.textContent !== told) link.replaceChildren(...words);
+    if (link.textContent !== text) link.replaceChildren(...words);
   }
 
   function clock(date) {
@@ -21,41 +21,40 @@
   }
 
   function report() {
-    if (stopped) tell("paused", "Paused");
-    else if (goneSince) tell("gone", "Not connected since ", clock(goneSince));
-    else tell("live", "Live");
+    if (stopped) announce("paused", "Paused");
+    else if (lostSince) announce("gone", "Not connected since ", clock(lostSince));
+    else announce("live", "Live");
   }
 
-  async function look() {
-    if (asking || stopped || document.hidden) return;
-    asking = true;
+  async function refresh() {
+    if (isFetching || stopped || document.hidden) return;
+    isFetching = true;
     clearTimeout(timer);
     try {
-      const answer = await fetch(location.pathname, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
+      const answer = await fetch(location.pathname, { cache: "no-store", signal: AbortSignal.timeout(TIMEOUT) });
       if (!answer.ok) throw new Error(answer.status);
-      take(new DOMParser().parseFromString(await answer.text(), "text/html"));
-      goneSince = null;
+      update(new DOMParser().parseFromString(await answer.text(), "text/html"));
+      lostSince = null;
     } catch {
-      goneSince ??= new Date();
+      lostSince ??= new Date();
     }
-    asking = false;
+    isFetching = false;
     report();
-    timer = setTimeout(look, PAUSE);
+    timer = setTimeout(refresh, INTERVAL);
   }
 
-  function take(page) {
+  function update(page) {
     const theirs = page.getElementById("main");
-    if (!theirs) throw new Error("this is another page");
-    // Another release of the server, with another script and style.
+    if (!theirs) throw new Error("unexpected page");
+    // The server was updated, with another script and style.
     if (page.documentElement.dataset.build !== document.documentElement.dataset.build) return location.reload();
-    // Paused while the answer was on its way: what is shown stays.
+    // Paused while the response was in flight.
     if (stopped) return;
     morph(document.getElementById("main"), theirs);
     document.title = page.title;
   }
 
-  // Makes `ours` like `theirs`, and returns what stands there then. Elements with the same id are the same, others by
-  // their place.
+  // Makes `ours` equal to `theirs`, and returns the resulting node. Elements match by id, others by position.
   function morph(ours, theirs) {
     if (ours.isEqualNode(theirs)) return ours;
     if (ours.nodeName !== theirs.nodeName || ours.id !== theirs.id) {
@@ -72,13 +71,13 @@
   }
 
   function attributes(ours, theirs) {
-    // What is unfolded is up to whoever reads.
-    const isTheReaders = (name) => name === "open" && ours.nodeName === "DETAILS";
+    // The reader opens and closes sections.
+    const isReaderState = (name) => name === "open" && ours.nodeName === "DETAILS";
     for (const { name } of [...ours.attributes]) {
-      if (!theirs.hasAttribute(name) && !isTheReaders(name)) ours.removeAttribute(name);
+      if (!theirs.hasAttribute(name) && !isReaderState(name)) ours.removeAttribute(name);
     }
     for (const { name, value } of theirs.attributes) {
-      if (ours.getAttribute(name) !== value && !isTheReaders(name)) ours.setAttribute(name, value);
+      if (ours.getAttribute(name) !== value && !isReaderState(name)) ours.setAttribute(name, value);
     }
   }
 
@@ -109,9 +108,9 @@
     stopped = !stopped;
     button.textContent = stopped ? "Resume" : "Pause";
     report();
-    look();
+    refresh();
   });
-  document.addEventListener("visibilitychange", look);
+  document.addEventListener("visibilitychange", refresh);
   report();
-  timer = setTimeout(look, PAUSE);
+  timer = setTimeout(refresh, INTERVAL);
 })();

@@ -1,4 +1,4 @@
-//! The server itself: how long it has run, what it does, its disk, certificate and keys.
+//! The section about the server: uptime, load, disk, certificate and keys.
 
 use maud::{Markup, html};
 
@@ -13,7 +13,7 @@ use dapbox_aggregator::views::{
 use dapbox_protocol::model::{Duration, KeyState, Time};
 use dapbox_support::format::{bytes, count, relative, span};
 
-/// The server's instruments.
+/// Renders the section.
 pub fn section(overview: &Overview) -> Markup {
     let now = overview.now;
     html! {
@@ -64,15 +64,15 @@ fn disk(disk: &DiskStatus) -> Markup {
             p.big { (bytes(disk.free_bytes)) " " small { "free" } }
             p {
                 @if disk.is_short {
-                    (Icon::Bad.draw()) "Too little: uploads and new jobs are refused until "
+                    (Icon::Bad.draw()) "Low: uploads and new jobs are rejected until "
                     (bytes(disk.needed_bytes)) " are free"
                 } @else if disk.reserve_bytes > 0 {
                     (Icon::Good.draw()) "Enough; below " (bytes(disk.reserve_bytes)) " uploads are refused"
                 } @else {
-                    "No reserve is set"
+                    "No reserve"
                 }
             }
-            p.dim { @if disk.has_ballast { "with a ballast" } @else { "without a ballast" } }
+            p.dim { @if disk.has_ballast { "ballast file present" } @else { "no ballast file" } }
             p.dim.long { code { (disk.dir.display()) } }
         }
     }
@@ -85,16 +85,16 @@ fn tls(tls: Option<&TlsStatus>, now: Time) -> Markup {
             @match tls {
                 None => {
                     p.big { "none" }
-                    p { "Plain HTTP: for loopback, or behind a proxy that has the certificate." }
+                    p { "Plain HTTP, for loopback or behind a proxy that terminates HTTPS." }
                 }
                 Some(TlsStatus { certificate: None, .. }) => {
                     p.big { "none yet" }
-                    p { (Icon::Bad.draw()) "Nobody can connect" }
+                    p { (Icon::Bad.draw()) "Clients cannot connect" }
                 }
                 Some(TlsStatus { certificate: Some(certificate), .. }) => (validity(certificate, now)),
             }
             @if tls.is_some_and(|tls| tls.last_error.is_some()) {
-                p { (Icon::Bad.draw()) "The last attempt to get one failed: see above" }
+                p { (Icon::Bad.draw()) "The last attempt to obtain one failed, see above" }
             }
         }
     }
@@ -121,7 +121,7 @@ fn keys(keys: &[KeyStatus], now: Time) -> Markup {
     html! {
         div.card.wide {
             h3 { "HPKE keys" }
-            @if keys.is_empty() { p.dim { "There is none: clients cannot upload." } }
+            @if keys.is_empty() { p.dim { "No keys: clients cannot upload." } }
             ul.keys {
                 @for key in keys { (key_row(key, now)) }
             }

@@ -1,11 +1,11 @@
-//! A task: one line that tells how it is, and everything else below, unfolded on demand.
+//! A task: a summary line, and details that unfold.
 
 use maud::{Markup, html};
 
 use super::{
     alerts, batch, chart,
     icon::Icon,
-    text::{ago, instant, interval, moment},
+    text::{ago, instant, interval, moment, short_id},
 };
 use dapbox_aggregator::{
     counters,
@@ -20,31 +20,14 @@ use dapbox_protocol::{
 };
 use dapbox_support::format::{self, count, rate, span};
 
-/// So many characters tell ids apart.
-const SHORT: usize = 8;
-
-/// What a task is called where there is little room.
-pub fn name(status: &TaskStatus) -> String {
-    let what = match &status.name {
-        Some(name) => name.to_string(),
-        None if status.info.is_empty() => format::vdaf(&status.vdaf),
-        None => status.info.clone(),
-    };
-    format!("{what} ({})", short(status))
-}
-
-fn short(status: &TaskStatus) -> String {
-    status.id.to_string().chars().take(SHORT).collect()
-}
-
-/// A task.
+/// Renders a task.
 pub fn entry(view: &TaskView, now: Time, is_open: bool) -> Markup {
     html! {
         details.task id={ "task-" (view.status.id) } open[is_open] {
             (line(view, now))
             div.body id={ "about-" (view.status.id) } {
-                @for (n, (_, trouble)) in alerts::troubles(view).iter().enumerate() {
-                    p.trouble id={ "trouble-" (n) "-" (view.status.id) } { (Icon::Bad.draw()) span { (trouble) } }
+                @for (n, (_, error)) in alerts::task_errors(view).iter().enumerate() {
+                    p.trouble id={ "trouble-" (n) "-" (view.status.id) } { (Icon::Bad.draw()) span { (error) } }
                 }
                 div.columns id={ "columns-" (view.status.id) } {
                     div {
@@ -56,7 +39,7 @@ pub fn entry(view: &TaskView, now: Time, is_open: bool) -> Markup {
                     div {
                         h4 { "History" }
                         (chart::history(view, now))
-                        h4 { "Batches that were not collected " span.count { (count(view.counts.batches())) } }
+                        h4 { "Open batches " span.count { (count(view.counts.batches())) } }
                         (batch::section(view, now))
                         @if view.status.role == Role::Leader {
                             h4 { "Collected batches " span.count { (count(view.status.batches_collected)) } }
@@ -81,7 +64,7 @@ fn line(view: &TaskView, now: Time) -> Markup {
                 p.sub {
                     @if status.name.is_some() { span { (format::vdaf(&status.vdaf)) } }
                     @if !status.info.is_empty() { span.info { (status.info) } }
-                    code { (short(status)) }
+                    code { (short_id(status)) }
                     span { (status.role) }
                     span { (wire::for_revision(status.revision).path_prefix()) }
                 }
@@ -110,12 +93,12 @@ fn line(view: &TaskView, now: Time) -> Markup {
     }
 }
 
-/// How a task is, in a word.
+/// The state of a task.
 fn standing(view: &TaskView, now: Time) -> (Icon, &'static str) {
     let status = &view.status;
     let is_over = status.task_expiration.is_some_and(|end| end < now)
         || status.task_interval.is_some_and(|open: Interval| open.end() <= now);
-    if !alerts::troubles(view).is_empty() {
+    if !alerts::task_errors(view).is_empty() {
         (Icon::Bad, "Trouble")
     } else if is_over {
         (Icon::Still, "Ended")
@@ -145,21 +128,21 @@ fn reports(view: &TaskView, now: Time) -> Markup {
             dt { "aggregated, not collected" } dd { (count(status.aggregated)) }
             dt { "batches collected" } dd { (count(status.batches_collected)) }
             @if is_leader {
-                dt { "collections that wait" } dd { (count(status.collections_waiting)) }
-                dt { "uploaded in all" } dd { (counted_as(counters::REPORT_SUCCESS)) }
+                dt { "waiting collections" } dd { (count(status.collections_waiting)) }
+                dt { "uploaded, total" } dd { (counted_as(counters::REPORT_SUCCESS)) }
             }
-            dt { "aggregated in all" } dd { (counted_as(counters::AGGREGATE_SUCCESS)) }
+            dt { "aggregated, total" } dd { (counted_as(counters::AGGREGATE_SUCCESS)) }
         }
     }
 }
 
 fn refusals(view: &TaskView) -> Markup {
     let mut refused: Vec<_> = view.refused.iter().collect();
-    // The most frequent first.
+    // Most frequent first.
     refused.sort_by_key(|(_, times)| std::cmp::Reverse(**times));
     html! {
         h4 { "Refused" }
-        @if refused.is_empty() { p.dim { "No report was refused." } }
+        @if refused.is_empty() { p.dim { "No rejected reports." } }
         ul.refused {
             @for (name, times) in refused {
                 li {
@@ -182,12 +165,12 @@ fn peer(view: &TaskView, now: Time) -> Markup {
             p.long { code { (status.helper_url) } }
             @match &view.peer {
                 Some(peer) => (answers(peer, status.last_error.is_some(), now)),
-                None => p.dim { "Not asked yet: there was nothing to aggregate since the start." },
+                None => p.dim { "No requests since the start: nothing to aggregate." },
             }
         } @else {
             h4 { "Leader" }
             p.long { code { (status.leader_url) } }
-            p.dim { "The leader asks us, we never ask it." }
+            p.dim { "The helper only responds to the leader." }
         }
     }
 }
@@ -197,7 +180,7 @@ fn answers(peer: &PeerStatus, is_stuck: bool, now: Time) -> Markup {
     html! {
         p.state {
             @if fails {
-                (Icon::Bad.draw()) "Does not answer as it should"
+                (Icon::Bad.draw()) "Requests fail"
             } @else if peer.last_success.is_some() {
                 (Icon::Good.draw()) "Answers"
             } @else {
@@ -211,7 +194,7 @@ fn answers(peer: &PeerStatus, is_stuck: bool, now: Time) -> Markup {
     }
 }
 
-/// What never changes.
+/// Parameters, which never change.
 fn parameters(status: &TaskStatus, now: Time) -> Markup {
     html! {
         h4 { "Parameters" }

@@ -1,4 +1,4 @@
-//! The certificate in use, and those that answer an authority's challenges.
+//! The current certificate, and the challenge certificates for the CA.
 
 use std::{
     collections::HashMap,
@@ -16,50 +16,50 @@ use x509_parser::{extensions::GeneralName, parse_x509_certificate, time::ASN1Tim
 use dapbox_aggregator::views::overview::{CertificateStatus, TlsStatus};
 use dapbox_protocol::model::Time;
 
-/// The protocol name by which an authority asks for a challenge's certificate (RFC 8737 section 4).
+/// The protocol name by which a CA requests a challenge certificate (RFC 8737 section 4).
 pub const ACME_TLS_ALPN: &[u8] = b"acme-tls/1";
 
-/// The certificate in use, replaced while connections go on, and those that answer an authority's challenges.
+/// The current certificate, which can be replaced at any time, and the challenge certificates.
 #[derive(Debug, Default)]
 pub struct Certificates {
     current: RwLock<Option<Arc<CertifiedKey>>>,
     challenges: RwLock<HashMap<String, Arc<CertifiedKey>>>,
-    trouble: RwLock<Option<String>>,
+    error: RwLock<Option<String>>,
 }
 
 impl Certificates {
-    /// Shows this certificate from now on. Whatever trouble there was in getting one is over.
+    /// Installs a certificate, and clears the error.
     pub fn replace(&self, certificate: CertifiedKey) {
-        self.set_trouble(None);
+        self.set_error(None);
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(certificate));
     }
 
-    /// The certificate in use, if there is one yet.
+    /// The current certificate, if there is one.
     pub fn current(&self) -> Option<Arc<CertifiedKey>> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Notes for the operator what getting another certificate ran into, or that it is over.
-    pub fn set_trouble(&self, trouble: Option<String>) {
-        *self.trouble.write().unwrap_or_else(PoisonError::into_inner) = trouble;
+    /// Sets or clears the error of the last attempt to obtain a certificate.
+    pub fn set_error(&self, error: Option<String>) {
+        *self.error.write().unwrap_or_else(PoisonError::into_inner) = error;
     }
 
-    /// What is to be said of the certificate in use, and of getting another.
+    /// The status of the certificate and of the last attempt to obtain one.
     pub fn status(&self) -> TlsStatus {
         let current = self.current();
         TlsStatus {
             certificate: current.and_then(|current| describe(current.end_entity_cert().ok()?)),
-            last_error: self.trouble.read().unwrap_or_else(PoisonError::into_inner).clone(),
+            last_error: self.error.read().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }
 
-    /// Shows this certificate to an authority that checks whether the domain is ours (RFC 8737 section 3).
+    /// Installs a challenge certificate (RFC 8737 section 3).
     pub fn set_challenge(&self, domain: &str, certificate: CertifiedKey) {
         let mut challenges = self.challenges.write().unwrap_or_else(PoisonError::into_inner);
         challenges.insert(domain.to_ascii_lowercase(), Arc::new(certificate));
     }
 
-    /// Forgets the answers to challenges.
+    /// Removes all challenge certificates.
     pub fn clear_challenges(&self) {
         self.challenges.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
@@ -76,7 +76,7 @@ impl ResolvesServerCert for Certificates {
     }
 }
 
-/// The names in a certificate, and when it is valid. None if it cannot be understood.
+/// Parses the names and the validity of a certificate.
 pub fn describe(certificate: &CertificateDer<'_>) -> Option<CertificateStatus> {
     let (_, parsed) = parse_x509_certificate(certificate).ok()?;
     let names = parsed.subject_alternative_name().ok()?.map(|names| &names.value.general_names);
@@ -88,7 +88,7 @@ pub fn describe(certificate: &CertificateDer<'_>) -> Option<CertificateStatus> {
     })
 }
 
-/// A name by which a server can be asked for.
+/// A DNS name or an address.
 fn name(name: &GeneralName<'_>) -> Option<String> {
     match name {
         GeneralName::DNSName(name) => Some((*name).to_owned()),

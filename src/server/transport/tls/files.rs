@@ -1,8 +1,8 @@
-//! A certificate and its key from files, which somebody else renews.
+//! A certificate and its key from files, which other software renews.
 //!
-//! The files are compared by what is in them: times of change are coarse on some file systems, and whoever renews by
-//! turning a symbolic link changes none. A pair that cannot be used, such as a new certificate whose key is not written
-//! yet, changes nothing; the next look may find it whole.
+//! Files are compared by content: modification times are coarse on some file systems and do not change with a symbolic
+//! link. An invalid pair, such as a new certificate before its key is written, changes nothing. The next check may find
+//! it complete.
 
 use std::{
     path::{Path, PathBuf},
@@ -18,100 +18,97 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::{
+    TlsContext,
     certificates::{Certificates, describe},
     provider,
 };
-use crate::app::App;
 use dapbox_aggregator::{config::Tls, views::overview::CertificateStatus};
 use dapbox_protocol::model::Time;
-use dapbox_support::{Fault, Part, clock, files};
+use dapbox_support::{Fault, Part, files};
 
-/// Why a certificate and its key cannot be used. The text says what to do.
+/// Why a certificate and its key are invalid, with a hint.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
     /// A file cannot be read.
-    #[error("cannot read {}: {error}; tls.certificate_file and tls.key_file must name files that this user may read", path.display())]
+    #[error("cannot read {}: {error} (hint: tls.certificate_file and tls.key_file must be readable for this user)", path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         error: std::io::Error,
     },
-    /// There is no certificate in the file.
-    #[error("there is no certificate that can be understood in {}{why}; it must hold the server's certificate as PEM \
-        (-----BEGIN CERTIFICATE-----), and after it those between it and the root", path.display())]
+    /// The file contains no certificate.
+    #[error("no valid certificate in {}{why} (hint: the file must contain the server's certificate as PEM, -----BEGIN CERTIFICATE-----, followed by the intermediate certificates)", path.display())]
     NoCertificate {
         /// The file.
         path: PathBuf,
-        /// What is wrong, if it is known.
+        /// The cause, if it is known.
         why: String,
     },
-    /// There is no key in the file that we can use.
-    #[error("there is no private key that can be used in {}: {why}; it must hold one as PEM, without a passphrase \
-        (-----BEGIN PRIVATE KEY-----, RSA or ECDSA or Ed25519)", path.display())]
+    /// The file contains no usable key.
+    #[error("no usable private key in {}: {why} (hint: the file must contain an RSA, ECDSA or Ed25519 key as PEM without a passphrase, -----BEGIN PRIVATE KEY-----)", path.display())]
     NoKey {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The cause.
         why: String,
     },
-    /// The key is another certificate's.
-    #[error("the private key in {} is not that of the first certificate in {}; write both files anew from the same \
-        renewal, with the server's own certificate first", key.display(), certificate.display())]
+    /// The key belongs to another certificate.
+    #[error("the private key in {} does not match the first certificate in {} (hint: write both files from the same renewal, with the server's certificate first)", key.display(), certificate.display())]
     Mismatch {
-        /// The file with the certificate.
+        /// The file of the certificate.
         certificate: PathBuf,
-        /// The file with the key.
+        /// The file of the key.
         key: PathBuf,
     },
 }
 
-/// A certificate and its key in files.
-pub struct Files {
+/// The files of a certificate and its key.
+pub struct CertificateFiles {
     certificate: PathBuf,
     key: PathBuf,
-    last: Mutex<Look>,
+    last: Mutex<LastCheck>,
 }
 
-/// What the last look at the files came to.
+/// The result of the last check.
 #[derive(Clone, Debug, PartialEq)]
-struct Look {
-    /// What was in them, if they could be read.
+struct LastCheck {
+    /// The digest of the contents, if they could be read.
     digest: Option<[u8; 32]>,
-    /// Why that could not be used.
+    /// The error.
     trouble: Option<String>,
-    /// Whether it was said that the certificate is not valid now.
+    /// Whether a warning about the validity was logged.
     invalid: bool,
 }
 
-/// What is in the files.
+/// The contents of the files.
 struct Contents {
     certificate: Vec<u8>,
     key: Zeroizing<Vec<u8>>,
 }
 
-impl Files {
-    /// Loads the certificate for the first time.
-    pub fn open(tls: &Tls) -> Result<(Self, CertifiedKey), CertificateError> {
+impl CertificateFiles {
+    /// Loads the certificate at the start.
+    pub fn open(tls: &Tls, now: Time) -> Result<(Self, CertifiedKey), CertificateError> {
         let (certificate, key) = (tls.certificate_file.clone(), tls.key_file.clone());
-        let last = Mutex::new(Look { digest: None, trouble: None, invalid: false });
+        let last = Mutex::new(LastCheck { digest: None, trouble: None, invalid: false });
         let files = Self { certificate, key, last };
         let contents = files.read()?;
         let (certified, status) = files.parse(&contents)?;
-        let invalid = complain_if_invalid(&status, clock::now(), false);
+        let invalid = warn_if_invalid(&status, now, false);
         *files.last.lock().unwrap_or_else(PoisonError::into_inner) =
-            Look { digest: Some(contents.digest()), trouble: None, invalid };
+            LastCheck { digest: Some(contents.digest()), trouble: None, invalid };
         Ok((files, certified))
     }
 
-    /// Looks at the files, and takes over what changed. A pair that cannot be used leaves the old one in use.
-    pub fn look(&self, certificates: &Certificates) -> Result<(), CertificateError> {
+    /// Checks the files, and installs a new pair. An invalid pair leaves the current certificate in use.
+    pub fn look(&self, certificates: &Certificates, now: Time) -> Result<(), CertificateError> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let contents = self.read();
         let digest = contents.as_ref().ok().map(Contents::digest);
         if digest.is_some() && digest == last.digest && last.trouble.is_none() {
             if let Some(status) = certificates.status().certificate {
-                last.invalid = complain_if_invalid(&status, clock::now(), last.invalid);
+                last.invalid = warn_if_invalid(&status, now, last.invalid);
             }
             return Ok(());
         }
@@ -120,30 +117,30 @@ impl Files {
             Ok((certified, status)) => {
                 certificates.replace(certified);
                 tracing::info!(names = ?status.names, not_after = status.not_after.0, "certificate reloaded");
-                last.invalid = complain_if_invalid(&status, clock::now(), false);
+                last.invalid = warn_if_invalid(&status, now, false);
                 (None, Ok(()))
             }
             Err(error) => (Some(error.to_string()), Err(error)),
         };
         if let Some(trouble) = trouble.as_ref().filter(|_| trouble != last.trouble) {
             tracing::error!(error = trouble, "certificate reload failed");
-            certificates.set_trouble(Some(trouble.clone()));
+            certificates.set_error(Some(trouble.clone()));
         }
         (last.digest, last.trouble) = (digest, trouble);
         result
     }
 
-    /// Looks at the files every so often until the server stops.
-    pub async fn drive(self: Arc<Self>, app: Arc<App>) -> Result<(), Fault> {
+    /// Checks the files periodically until the server stops.
+    pub async fn drive(self: Arc<Self>, ctx: TlsContext) -> Result<(), Fault> {
         loop {
-            app.failpoints.turn(Part::CertificateFiles);
+            ctx.failpoints.turn(Part::CertificateFiles);
             tokio::select! {
-                () = tokio::time::sleep(*app.config.tls.check_interval) => {}
-                () = app.stopped() => return Ok(()),
+                () = ctx.clock.sleep(*ctx.config.get().tls.check_interval) => {}
+                () = ctx.stop.stopped() => return Ok(()),
             }
-            let (files, certificates) = (self.clone(), app.certificates.clone());
-            // Files may be slow. What is wrong with them has been logged, and changes nothing here.
-            let looked = tokio::task::spawn_blocking(move || files.look(&certificates)).await;
+            let (files, certificates, now) = (self.clone(), ctx.certificates.clone(), ctx.clock.now());
+            // On a blocking thread, because files may be slow. Errors have been logged.
+            let looked = tokio::task::spawn_blocking(move || files.look(&certificates, now)).await;
             let _ = looked.map_err(|error| Fault::while_doing("looking at the certificate", error))?;
         }
     }
@@ -165,7 +162,7 @@ impl Files {
         let key = provider().key_provider.load_private_key(key).map_err(|error| no_key(error.to_string()))?;
         let certified = CertifiedKey::new(chain, key);
         match certified.keys_match() {
-            // Some keys do not tell their public half.
+            // Some keys do not reveal their public half.
             Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok((certified, status)),
             Err(rustls::Error::InconsistentKeys(_)) => {
                 Err(CertificateError::Mismatch { certificate: self.certificate.clone(), key: self.key.clone() })
@@ -185,8 +182,8 @@ impl Contents {
     }
 }
 
-/// Says once that a certificate is not valid now. Whether it was said.
-fn complain_if_invalid(status: &CertificateStatus, now: Time, said: bool) -> bool {
+/// Warns once if a certificate is not valid now. Returns whether a warning was logged.
+fn warn_if_invalid(status: &CertificateStatus, now: Time, said: bool) -> bool {
     let invalid = now < status.not_before || status.not_after < now;
     if invalid && !said {
         let (not_before, not_after) = (status.not_before.0, status.not_after.0);
@@ -201,8 +198,9 @@ mod tests {
 
     use super::*;
     use dapbox_aggregator::views::overview::TlsStatus;
+    use dapbox_support::clock;
 
-    /// A certificate for a name that is valid until a year, and its key.
+    /// A self-signed certificate that is valid until a year, and its key.
     fn pair(name: &str, until: i32) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new([name.to_owned(), "2001:db8::7".to_owned()]).unwrap();
@@ -211,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_the_files_is_shown_until_it_is_right() {
+    fn reports_unusable_files_until_fixed() {
         let dir = tempfile::tempdir().unwrap();
         let (certificate_file, key_file) = (dir.path().join("certificate.pem"), dir.path().join("key.pem"));
         let tls = Tls { certificate_file: certificate_file.clone(), key_file: key_file.clone(), ..Tls::default() };
@@ -220,9 +218,9 @@ mod tests {
             std::fs::write(&key_file, key).unwrap();
         };
         let (first, second) = (pair("first.test", 2021), pair("second.test", 2100));
-        // Expired, and still used: there may be somebody who does not mind, and what would be better?
+        // An expired certificate is used nevertheless: some clients accept it, and there is no better one.
         write(&first.0, &first.1);
-        let (files, certified) = Files::open(&tls).unwrap();
+        let (files, certified) = CertificateFiles::open(&tls, clock::now()).unwrap();
         let certificates = Certificates::default();
         assert_eq!(certificates.status(), TlsStatus::default());
         certificates.replace(certified);
@@ -236,24 +234,26 @@ mod tests {
         assert_eq!(status(), expected);
 
         for (certificate, key, trouble) in [
-            (&second.0, &first.1, "not that of the first certificate"),
-            (&second.1, &second.1, "no certificate that can be understood"),
-            (&second.0, &second.0, "no private key that can be used"),
-            (&String::new(), &second.1, "no certificate that can be understood"),
+            (&second.0, &first.1, "does not match the first certificate"),
+            (&second.1, &second.1, "no valid certificate"),
+            (&second.0, &second.0, "no usable private key"),
+            (&String::new(), &second.1, "no valid certificate"),
         ] {
             write(certificate, key);
-            let error = files.look(&certificates).unwrap_err().to_string();
+            let error = files.look(&certificates, clock::now()).unwrap_err().to_string();
             assert!(error.contains(trouble), "{error}");
             assert_eq!(status(), TlsStatus { last_error: Some(error), ..expected.clone() });
         }
         std::fs::remove_file(&key_file).unwrap();
-        assert!(matches!(files.look(&certificates), Err(CertificateError::Read { path, .. }) if path == key_file));
-        // As before, and then as it should be.
+        assert!(
+            matches!(files.look(&certificates, clock::now()), Err(CertificateError::Read { path, .. }) if path == key_file)
+        );
+        // The old pair again, and then a valid new one.
         write(&first.0, &first.1);
-        files.look(&certificates).unwrap();
+        files.look(&certificates, clock::now()).unwrap();
         assert_eq!(status(), expected);
         write(&second.0, &second.1);
-        files.look(&certificates).unwrap();
+        files.look(&certificates, clock::now()).unwrap();
         assert_eq!((&*status().certificate.unwrap().names[0], status().last_error), ("second.test", None));
     }
 }

@@ -14,8 +14,8 @@ use crate::transport::{
     origin::Origin,
 };
 
-/// What somebody is told who speaks plain HTTP.
-const PLAIN: &str = "This address speaks HTTPS. Ask again with https:// in place of http://.\n";
+/// The response to plain HTTP.
+const PLAIN_HTTP_ANSWER: &str = "This address requires HTTPS. Use https:// instead of http://.\n";
 
 /// A listener for HTTPS.
 pub struct Https<T> {
@@ -25,7 +25,7 @@ pub struct Https<T> {
 }
 
 impl<T: Fn() -> Duration> Https<T> {
-    /// Speaks HTTPS on what `listener` accepts. How long a handshake may take is asked for each time.
+    /// Wraps a listener. `handshake_timeout` is called for each connection.
     pub fn new(
         listener: TcpListener,
         certificates: Arc<Certificates>,
@@ -44,16 +44,16 @@ impl<T: Fn() -> Duration + Send + Sync + 'static> Accept for Https<T> {
         stream.set_nodelay(true)?;
         let (acceptor, timeout) = (self.acceptor.clone(), (self.handshake_timeout)());
         Ok(Box::pin(async move {
-            match tokio::time::timeout(timeout, shake_hands(acceptor, stream, address)).await {
+            match tokio::time::timeout(timeout, handshake(acceptor, stream, address)).await {
                 Ok(opened) => opened,
-                Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake took too long")),
+                Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake timed out")),
             }
         }))
     }
 }
 
-/// The TLS handshake.
-async fn shake_hands(
+/// Performs the TLS handshake.
+async fn handshake(
     acceptor: TlsAcceptor,
     mut stream: TcpStream,
     address: SocketAddr,
@@ -61,28 +61,27 @@ async fn shake_hands(
     // TLS begins with a byte below the letters (RFC 8446 section 5.1), HTTP with the name of a method.
     let mut first = [0];
     if stream.peek(&mut first).await? > 0 && first[0].is_ascii_uppercase() {
-        send_away(&mut stream).await?;
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{address} speaks plain HTTP")));
+        answer_plain_http(&mut stream).await?;
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("plain HTTP from {address}")));
     }
     let mut stream = acceptor.accept(stream).await?;
     if stream.get_ref().1.alpn_protocol() == Some(ACME_TLS_ALPN) {
-        // The handshake was all that the authority wanted (RFC 8737 section 3).
+        // The handshake is all that the CA needs (RFC 8737 section 3).
         stream.shutdown().await?;
-        return Err(io::Error::other("an authority has looked at the challenge's certificate"));
+        return Err(io::Error::other("a CA has validated a challenge"));
     }
     Ok(Opened { stream, origin: Origin::of(address, true) })
 }
 
-/// Answers a request in plain HTTP, whatever it is. What it says is not acted upon; it has been read by everybody on the
-/// way.
-async fn send_away(stream: &mut TcpStream) -> io::Result<()> {
+/// Responds to a request in plain HTTP. The request is not processed, because it was sent in the clear.
+async fn answer_plain_http(stream: &mut TcpStream) -> io::Result<()> {
     let answer = format!(
-        "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{PLAIN}",
-        PLAIN.len()
+        "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{PLAIN_HTTP_ANSWER}",
+        PLAIN_HTTP_ANSWER.len()
     );
     stream.write_all(answer.as_bytes()).await?;
     stream.shutdown().await?;
-    // If we closed the connection with something of the request unread, the answer would be lost.
+    // Closing the connection with unread data would lose the response.
     let mut rest = [0; 4096];
     while stream.read(&mut rest).await? > 0 {}
     Ok(())
@@ -109,9 +108,9 @@ mod tests {
         CertifiedKey::from_der(chain, key, &provider()).unwrap()
     }
 
-    /// RFC 8737 section 3: an authority is shown the challenge's certificate, and nothing comes after the handshake.
+    /// RFC 8737 section 3: the CA receives the challenge certificate, and the connection is closed after the handshake.
     #[tokio::test]
-    async fn an_authority_sees_the_challenge_and_nothing_else() {
+    async fn serves_challenge_then_closes() {
         let certificates = Arc::new(Certificates::default());
         certificates.replace(certified("helper.test"));
         let challenge = certified("helper.test");

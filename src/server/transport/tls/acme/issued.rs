@@ -1,4 +1,4 @@
-//! A certificate as it was issued, and whether it is what we asked for.
+//! An issued certificate, and the check against the request.
 
 use rustls::{
     client::verify_server_name,
@@ -10,29 +10,28 @@ use rustls::{
 use super::super::{certificates::describe, provider};
 use dapbox_protocol::model::{Duration, Time};
 
-/// The most certificates between ours and the root that make sense.
+/// Maximum length of the certificate chain.
 const MAX_CHAIN: usize = 10;
 
-/// A certificate with its key that can be shown.
-pub struct Issued {
+/// A certificate with its key.
+pub struct IssuedCertificate {
     /// For the handshake.
     pub certified: CertifiedKey,
-    /// When it is valid.
+    /// The validity.
     pub validity: Validity,
 }
 
-/// When a certificate is valid.
+/// The validity of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Validity {
-    /// From when on.
+    /// The beginning.
     pub not_before: Time,
-    /// Until when.
+    /// The end.
     pub not_after: Time,
 }
 
-impl Issued {
-    /// Reads the key and the certificate with those between it and the root, in this order, as PEM. The certificate must
-    /// be for the key and for all of the domains.
+impl IssuedCertificate {
+    /// Parses the key and the certificate chain from PEM, the certificate first. It must match the key and all domains.
     pub fn parse(pem: &str, domains: &[String]) -> Result<Self, String> {
         let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|error| format!("no private key: {error}"))?;
         let chain = CertificateDer::pem_slice_iter(pem.as_bytes()).take(MAX_CHAIN + 1).collect::<Result<Vec<_>, _>>();
@@ -42,9 +41,9 @@ impl Issued {
             return Err(format!("a chain of more than {MAX_CHAIN} certificates"));
         }
         check_names(first, domains)?;
-        let validity = Validity::of(first).ok_or("a certificate that cannot be understood")?;
+        let validity = Validity::of(first).ok_or("an invalid certificate")?;
         let certified = CertifiedKey::from_der(chain, key, &provider())
-            .map_err(|error| format!("a certificate that does not belong to our key: {error}"))?;
+            .map_err(|error| format!("a certificate for another key: {error}"))?;
         Ok(Self { certified, validity })
     }
 }
@@ -64,17 +63,17 @@ impl Validity {
         Some(Self { not_before: described.not_before, not_after: described.not_after })
     }
 
-    /// Whether a certificate that comes in at `now` is of any use. One that is not valid yet is: if our clock is behind,
-    /// those who connect may still know what time it is.
+    /// Rejects an expired certificate. A certificate that is not valid yet is accepted: our clock may be slow, and
+    /// clients check the validity themselves.
     pub fn check(&self, now: Time) -> Result<(), String> {
         if self.not_after <= now {
-            return Err("a certificate that is over already; is our clock right?".to_owned());
+            return Err("an expired certificate (hint: check the clock)".to_owned());
         }
         Ok(())
     }
 
-    /// When the certificate is to be renewed: when a third of its time is left, whether it is valid for days or for months,
-    /// and up to a thirtieth earlier by `chance` (0 to 1), so that those who began together do not ask together.
+    /// The time of renewal: when a third of the lifetime is left, and up to a thirtieth earlier by `chance` (0 to 1),
+    /// to spread the load of servers that started together.
     pub fn renewal(&self, chance: f64) -> Time {
         let life = self.not_after.0.saturating_sub(self.not_before.0);
         let early = (life as f64 / 30.0 * chance.clamp(0.0, 1.0)) as u64;
@@ -96,20 +95,20 @@ mod tests {
         (key.serialize_pem(), params.self_signed(&key).unwrap().pem())
     }
 
-    fn parse(pem: &str, domains: &[&str]) -> Result<Issued, String> {
-        Issued::parse(pem, &domains.iter().map(|domain| (*domain).to_owned()).collect::<Vec<_>>())
+    fn parse(pem: &str, domains: &[&str]) -> Result<IssuedCertificate, String> {
+        IssuedCertificate::parse(pem, &domains.iter().map(|domain| (*domain).to_owned()).collect::<Vec<_>>())
     }
 
     #[test]
-    fn an_answer_that_is_not_what_was_asked_for_is_refused() {
+    fn rejects_wrong_certificate() {
         let (key, certificate) = pem(&["a.example", "b.example"]);
         let refused = |pem: &str, domains: &[&str]| parse(pem, domains).err().unwrap_or_default();
         assert!(parse(&format!("{key}{certificate}"), &["a.example", "B.example"]).is_ok());
 
         let (other_key, other) = pem(&["a.example", "b.example"]);
-        assert!(refused(&format!("{key}{other}"), &["a.example"]).contains("does not belong to our key"));
-        // Nor does a key that comes with it make it ours.
-        assert!(refused(&format!("{key}{other_key}{other}"), &["a.example"]).contains("does not belong to our key"));
+        assert!(refused(&format!("{key}{other}"), &["a.example"]).contains("another key"));
+        // A matching key in the response does not help.
+        assert!(refused(&format!("{key}{other_key}{other}"), &["a.example"]).contains("another key"));
         assert!(refused(&format!("{key}{certificate}"), &["a.example", "c.example"]).contains("not for 'c.example'"));
         assert!(refused(&key, &["a.example"]).contains("no certificate"));
         assert!(refused(&certificate, &["a.example"]).contains("no private key"));
@@ -121,20 +120,20 @@ mod tests {
     }
 
     #[test]
-    fn a_third_of_any_lifetime_is_left_when_it_is_renewed() {
+    fn renews_at_two_thirds_of_lifetime() {
         for days in [6, 45, 90] {
             let validity = Validity { not_before: Time(1000), not_after: Time(1000 + days * DAY) };
             assert_eq!(validity.renewal(0.0), Time(1000 + days * DAY * 2 / 3));
             assert_eq!(validity.renewal(1.0), Time(1000 + days * DAY * 2 / 3 - days * DAY / 30));
         }
-        // Nonsense does not overflow.
+        // Invalid data does not overflow.
         assert_eq!(Validity { not_before: Time(9), not_after: Time(5) }.renewal(1.0), Time(5));
         let endless = Validity { not_before: Time(0), not_after: Time(u64::MAX) };
         assert!(endless.renewal(1.0) < endless.not_after);
     }
 
     #[test]
-    fn what_is_over_is_of_no_use() {
+    fn rejects_expired_certificate() {
         let validity = Validity { not_before: Time(1000), not_after: Time(2000) };
         assert!(validity.check(Time(1000)).is_ok());
         assert!(validity.check(Time(10)).is_ok());

@@ -1,66 +1,78 @@
-//! Certificates from an authority, by ACME (RFC 8555), and renewed in time.
+//! Certificates by ACME (RFC 8555), renewed automatically.
 //!
-//! The authority is convinced with TLS-ALPN-01 (RFC 8737): it connects to port 443 of each domain and asks for the
-//! protocol `acme-tls/1`, and is shown a certificate of its own. No other port and no access to the DNS is needed.
+//! # Decision: TLS-ALPN-01 on port 443 only
 //!
-//! Authorities limit how often they can be asked. So what they have given out is kept (`keep`), an attempt that failed is
-//! followed by a pause, and whatever fails, the certificate that is there stays in use.
+//! The certificate authority (CA) connects to port 443 of each domain and requests the protocol `acme-tls/1`
+//! (RFC 8737). The server answers with a challenge certificate. No other port and no access to the DNS is needed.
+//!
+//! CAs limit the rate of requests. The account and the certificate are therefore stored (`storage`), and the delay grows
+//! with each failed attempt. A certificate is renewed when a third of its lifetime is left. The current certificate stays
+//! in use whatever fails.
+//!
+//! # Decision: `instant-acme` rather than `rustls-acme`
+//!
+//! `rustls-acme` 0.15 owns the loop of orders and renewals and its HTTP client. It retries after one second, does not
+//! respect `Retry-After`, supports no proxies, and does not check the issued certificate.
+//! `instant-acme` implements the protocol and leaves these decisions to this module, which also stores the account and the
+//! certificate durably, and shows the operator a hint for each error.
 
 mod authority;
+mod error;
 mod issued;
-mod keep;
 mod order;
-mod trouble;
+mod storage;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, time::Duration};
 
 use self::{
     authority::Authority,
-    issued::{Issued, Validity},
-    keep::Keep,
-    order::Applicant,
-    trouble::Trouble,
+    error::AcmeError,
+    issued::{IssuedCertificate, Validity},
+    order::CertificateRequester,
+    storage::AcmeStorage,
 };
-use crate::app::App;
+use super::TlsContext;
+use crate::clock::Clock;
 use dapbox_client::peer::Backoff;
 use dapbox_protocol::model::Time;
-use dapbox_support::{Fault, Part, clock};
+use dapbox_support::{Fault, Part};
 
-/// How often the clock is looked at while there is nothing to do: machines sleep, and clocks are set.
-const LOOK: Duration = Duration::from_secs(3600);
-/// The shortest pause after the authority said that it was asked too often, where it did not say how long to wait.
+/// Interval of reading the clock while waiting for the renewal: machines suspend, and clocks are set.
+const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(3600);
+/// Minimum delay after the CA has reported a rate limit without `Retry-After`.
 const RATE_LIMIT_PAUSE: Duration = Duration::from_secs(3600);
 
-/// Shows the certificate that was kept, if there is one, before this returns. Then gets one when there is none or when it
-/// is time to renew it, until the server stops.
-pub fn drive(app: Arc<App>) -> impl Future<Output = Result<(), Fault>> {
-    let (mut options, certificates) = (app.config.acme.clone(), app.certificates.clone());
+/// Installs the stored certificate, if any, before it returns. The future obtains and renews certificates until the server
+/// stops.
+pub fn drive(ctx: TlsContext) -> impl Future<Output = Result<(), Fault>> {
+    let (config, certificates) = (ctx.config.get(), ctx.certificates.clone());
+    let mut options = config.acme.clone();
     options.domains.iter_mut().for_each(|domain| domain.make_ascii_lowercase());
-    let keep = Keep::new(&app.config.data_dir, &options);
-    let driver = Driver { applicant: Applicant { options, keep, certificates } };
+    let keep = AcmeStorage::new(&config.data_dir, &options);
+    let driver = Driver { applicant: CertificateRequester { options, keep, certificates, clock: ctx.clock.clone() } };
     let kept = driver.kept();
     async move {
-        app.failpoints.turn(Part::Acme);
+        ctx.failpoints.turn(Part::Acme);
         tokio::select! {
             () = driver.run(kept) => {}
-            () = app.stopped() => {}
+            () = ctx.stop.stopped() => {}
         }
         Ok(())
     }
 }
 
 struct Driver {
-    applicant: Applicant,
+    applicant: CertificateRequester,
 }
 
 impl Driver {
-    /// Shows the certificate that was kept.
+    /// Installs the stored certificate.
     fn kept(&self) -> Option<Validity> {
         let path = &self.applicant.keep.certificate;
-        let read = keep::read(path).map_err(|error| error.to_string());
-        let parsed = read.and_then(|pem| pem.map(|pem| Issued::parse(&pem, self.domains())).transpose());
+        let read = storage::read(path).map_err(|error| error.to_string());
+        let parsed = read.and_then(|pem| pem.map(|pem| IssuedCertificate::parse(&pem, self.domains())).transpose());
         match parsed {
-            // One that is over is better than none: who connects is told what is wrong.
+            // An expired certificate is better than none: clients then report the reason.
             Ok(kept) => kept.map(|kept| self.show(kept)),
             Err(why) => {
                 tracing::warn!(path = %path.display(), error = %why, "stored certificate unusable");
@@ -69,7 +81,7 @@ impl Driver {
         }
     }
 
-    fn show(&self, issued: Issued) -> Validity {
+    fn show(&self, issued: IssuedCertificate) -> Validity {
         self.applicant.certificates.replace(issued.certified);
         issued.validity
     }
@@ -78,19 +90,19 @@ impl Driver {
         &self.applicant.options.domains
     }
 
-    /// Gets certificates for ever.
+    /// Obtains and renews certificates forever.
     async fn run(&self, mut current: Option<Validity>) {
         loop {
             if let Some(validity) = current {
-                wait_until(validity.renewal(rand::random())).await;
+                wait_until(&*self.applicant.clock, validity.renewal(rand::random())).await;
             }
             current = Some(self.obtain().await);
-            // An authority whose certificates hardly live is not asked more often than one that fails.
-            tokio::time::sleep(*self.applicant.options.retry_initial).await;
+            // Limits the rate even if the CA issues certificates with very short lifetimes.
+            self.applicant.clock.sleep(*self.applicant.options.retry_initial).await;
         }
     }
 
-    /// Asks until there is a certificate.
+    /// Retries until a certificate is issued.
     async fn obtain(&self) -> Validity {
         let options = &self.applicant.options;
         let least = *options.retry_initial;
@@ -98,7 +110,7 @@ impl Driver {
         loop {
             let (trouble, asked) = match self.attempt().await {
                 Ok(issued) => {
-                    // Whoever reads that it is there may connect at once.
+                    // Installed before the log line, because a reader may connect immediately.
                     let validity = self.show(issued);
                     let names = self.domains().join(", ");
                     tracing::info!(%names, not_after = validity.not_after.0, "certificate issued");
@@ -110,14 +122,14 @@ impl Driver {
             let asked = asked.or(rate_limit).unwrap_or_default();
             let pause = least.saturating_add(backoff.next_delay(None)).saturating_add(asked);
             let remedy = trouble.remedy();
-            self.applicant.certificates.set_trouble(Some(format!("{trouble}: {remedy}")));
+            self.applicant.certificates.set_error(Some(format!("{trouble}: {remedy}")));
             tracing::warn!(error = %trouble, hint = remedy, delay = ?pause, "certificate order failed");
-            tokio::time::sleep(pause).await;
+            self.applicant.clock.sleep(pause).await;
         }
     }
 
-    /// One attempt. A failure comes with the pause that the authority asked for.
-    async fn attempt(&self) -> Result<Issued, (Trouble, Option<Duration>)> {
+    /// Runs one attempt. A failure includes the delay that the CA requests.
+    async fn attempt(&self) -> Result<IssuedCertificate, (AcmeError, Option<Duration>)> {
         let authority = Authority::new(&self.applicant.options.directory_ca_file);
         let authority = authority.map_err(|unasked| (unasked.into(), None))?;
         let issued = self.applicant.apply(&authority).await;
@@ -125,13 +137,13 @@ impl Driver {
     }
 }
 
-/// Waits for a time by the system's clock.
-async fn wait_until(time: Time) {
+/// Waits until a time of day.
+async fn wait_until(clock: &dyn Clock, time: Time) {
     loop {
-        let left = Duration::from_secs(time.0.saturating_sub(clock::now().0));
+        let left = Duration::from_secs(time.0.saturating_sub(clock.now().0));
         if left.is_zero() {
             return;
         }
-        tokio::time::sleep(left.min(LOOK)).await;
+        clock.sleep(left.min(CLOCK_CHECK_INTERVAL)).await;
     }
 }

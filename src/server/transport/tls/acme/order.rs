@@ -1,4 +1,4 @@
-//! One attempt to get a certificate: account, order, challenges, certificate (RFC 8555 section 7.4).
+//! One attempt to obtain a certificate: account, order, challenges, certificate (RFC 8555 section 7.4).
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -15,75 +15,77 @@ use zeroize::Zeroizing;
 use super::{
     super::{Certificates, provider},
     authority::Authority,
-    issued::Issued,
-    keep::{self, Keep},
-    trouble::Trouble,
+    error::AcmeError,
+    issued::IssuedCertificate,
+    storage::{self, AcmeStorage},
 };
+use crate::clock::Clock;
 use dapbox_aggregator::config::Acme;
-use dapbox_support::clock;
 
-/// How long a whole attempt may take.
+/// Timeout of an attempt.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(300);
-/// How often and for how long the authority is asked whether it is done.
+/// Polling of the CA.
 const POLLING: RetryPolicy =
     RetryPolicy::new().initial_delay(Duration::from_millis(250)).backoff(1.5).timeout(Duration::from_secs(120));
 
-/// Who asks for a certificate.
-pub struct Applicant {
-    /// What is asked for, and whom. Domains are in lower case.
+/// Requests certificates.
+pub struct CertificateRequester {
+    /// The options. Domains are in lower case.
     pub options: Acme,
-    /// What is kept of it.
-    pub keep: Keep,
-    /// Where challenges are answered.
+    /// The stored files.
+    pub keep: AcmeStorage,
+    /// Serves the challenge certificates.
     pub certificates: Arc<Certificates>,
+    /// Schedules renewals and checks validity.
+    pub clock: Arc<dyn Clock>,
 }
 
-/// The account at the authority, as it is kept.
+/// The stored account.
 #[derive(Serialize, Deserialize)]
-struct Stored {
+struct StoredAccount {
     contact: String,
     credentials: AccountCredentials,
 }
 
-/// Takes the answers to challenges away again, however an attempt ends.
-struct Shown<'a>(&'a Certificates);
+/// Removes the challenge certificates at the end of an attempt.
+struct ChallengeGuard<'a>(&'a Certificates);
 
-impl Drop for Shown<'_> {
+impl Drop for ChallengeGuard<'_> {
     fn drop(&mut self) {
         self.0.clear_challenges();
     }
 }
 
-impl Applicant {
-    /// Asks for a certificate once, and keeps it.
-    pub async fn apply(&self, authority: &Authority) -> Result<Issued, Trouble> {
+impl CertificateRequester {
+    /// Requests a certificate once, and stores it.
+    pub async fn apply(&self, authority: &Authority) -> Result<IssuedCertificate, AcmeError> {
         let keep = self.keep.clone();
         self.on_disk(move || keep.prepare(), &self.keep.certificate).await?;
         let attempt = tokio::time::timeout(ATTEMPT_TIMEOUT, self.obtain(authority)).await;
-        let pem = attempt.map_err(|_| Trouble::Slow)??;
-        let issued = Issued::parse(&pem, &self.options.domains).map_err(Trouble::Unfit)?;
-        issued.validity.check(clock::now()).map_err(Trouble::Unfit)?;
+        let pem = attempt.map_err(|_| AcmeError::Slow)??;
+        let issued = IssuedCertificate::parse(&pem, &self.options.domains).map_err(AcmeError::Unfit)?;
+        issued.validity.check(self.clock.now()).map_err(AcmeError::Unfit)?;
         let path = self.keep.certificate.clone();
-        let kept = self.on_disk(move || keep::write(&path, pem.as_bytes()), &self.keep.certificate).await;
+        let kept = self.on_disk(move || storage::write(&path, pem.as_bytes()), &self.keep.certificate).await;
         if let Err(trouble) = kept {
-            // The certificate is good. To ask for another one at once would not make room for it.
+            // The certificate is valid. Requesting another one would fail for the same reason.
             tracing::error!(error = %trouble, hint = trouble.remedy(), "cannot store certificate");
         }
         Ok(issued)
     }
 
-    /// The private key and the certificate with its chain, as PEM.
-    async fn obtain(&self, authority: &Authority) -> Result<Zeroizing<String>, Trouble> {
+    /// Obtains the private key and the certificate chain, as PEM.
+    async fn obtain(&self, authority: &Authority) -> Result<Zeroizing<String>, AcmeError> {
         let mut order = match self.order(authority).await {
             Err(trouble) if trouble.is_unknown_account() => {
                 tracing::warn!("ACME account unknown to authority");
                 let path = self.keep.account.clone();
-                self.on_disk(move || keep::forget(&path), &self.keep.account).await?;
+                self.on_disk(move || storage::forget(&path), &self.keep.account).await?;
                 self.order(authority).await?
             }
             order => order?,
         };
-        let _shown = Shown(&self.certificates);
+        let _shown = ChallengeGuard(&self.certificates);
         self.prove(&mut order).await?;
         let key = KeyPair::generate().map_err(ours)?;
         let mut params = CertificateParams::new(self.options.domains.clone()).map_err(ours)?;
@@ -96,71 +98,71 @@ impl Applicant {
         Ok(pem)
     }
 
-    async fn order(&self, authority: &Authority) -> Result<Order, Trouble> {
+    async fn order(&self, authority: &Authority) -> Result<Order, AcmeError> {
         let account = self.account(authority).await?;
         let domains = self.options.domains.iter();
         let identifiers: Vec<_> = domains.map(|domain| Identifier::Dns(domain.clone())).collect();
         let mut order = account.new_order(&NewOrder::new(&identifiers)).await?;
         if order.state().authorizations.len() > identifiers.len() {
-            return Err(Trouble::Unexpected("more authorizations than domains".to_owned()));
+            return Err(AcmeError::Unexpected("more authorizations than domains".to_owned()));
         }
         Ok(order)
     }
 
-    /// Our account at the authority, which is made if we have none.
-    async fn account(&self, authority: &Authority) -> Result<Account, Trouble> {
+    /// Loads our account, or creates it.
+    async fn account(&self, authority: &Authority) -> Result<Account, AcmeError> {
         let (path, email) = (self.keep.account.clone(), &self.options.contact_email);
         let contact = if email.is_empty() { String::new() } else { format!("mailto:{email}") };
         let contacts: Vec<&str> = (!contact.is_empty()).then_some(contact.as_str()).into_iter().collect();
         let builder = Account::builder_with_http(Box::new(authority.clone()));
-        let stored = self.on_disk(move || keep::read(&path), &self.keep.account).await?;
-        let stored = stored.map(|text| serde_json::from_str::<Stored>(&text));
+        let stored = self.on_disk(move || storage::read(&path), &self.keep.account).await?;
+        let stored = stored.map(|text| serde_json::from_str::<StoredAccount>(&text));
         match stored {
             Some(Ok(stored)) if stored.contact == contact => {
                 return Ok(builder.from_credentials(stored.credentials).await?);
             }
             Some(Ok(stored)) => {
-                let stored = Stored { contact: contact.clone(), ..stored };
+                let stored = StoredAccount { contact: contact.clone(), ..stored };
                 let text = Zeroizing::new(serde_json::to_string(&stored).map_err(ours)?);
                 let account = builder.from_credentials(stored.credentials).await?;
                 account.update_contacts(&contacts).await?;
                 self.keep_account(text).await?;
                 return Ok(account);
             }
-            // The text is not part of the error: it is secret.
+            // The error omits the text, which is secret.
             Some(Err(_)) => tracing::warn!(path = %self.keep.account.display(), "stored ACME account unusable"),
             None => {}
         }
         let new = NewAccount { contact: &contacts, terms_of_service_agreed: true, only_return_existing: false };
         let (account, credentials) = builder.create(&new, self.options.directory.clone(), None).await?;
-        let text = serde_json::to_string(&Stored { contact: contact.clone(), credentials }).map_err(ours)?;
+        let text = serde_json::to_string(&StoredAccount { contact: contact.clone(), credentials }).map_err(ours)?;
         self.keep_account(Zeroizing::new(text)).await?;
         tracing::info!(url = %self.options.directory, "ACME account created");
         Ok(account)
     }
 
-    async fn keep_account(&self, text: Zeroizing<String>) -> Result<(), Trouble> {
+    async fn keep_account(&self, text: Zeroizing<String>) -> Result<(), AcmeError> {
         let path = self.keep.account.clone();
-        self.on_disk(move || keep::write(&path, text.as_bytes()), &self.keep.account).await
+        self.on_disk(move || storage::write(&path, text.as_bytes()), &self.keep.account).await
     }
 
-    /// Shows the authority that the domains are ours, and waits until it has looked.
-    async fn prove(&self, order: &mut Order) -> Result<(), Trouble> {
+    /// Proves control of the domains, and waits for the validation.
+    async fn prove(&self, order: &mut Order) -> Result<(), AcmeError> {
         let mut authorizations = order.authorizations();
         while let Some(authorization) = authorizations.next().await {
             let mut authorization = authorization?;
             match authorization.status {
-                // Authorities remember for a while.
+                // CAs remember validations for a while.
                 AuthorizationStatus::Valid => continue,
                 AuthorizationStatus::Pending => {}
-                status => return Err(Trouble::Unexpected(format!("an authorization that is {status:?}"))),
+                status => return Err(AcmeError::Unexpected(format!("an authorization with status {status:?}"))),
             }
             let domain = match authorization.identifier().identifier {
                 Identifier::Dns(name) if self.options.domains.contains(&name.to_ascii_lowercase()) => name.clone(),
-                _ => return Err(Trouble::Unexpected("an authorization for a domain that is not ours".to_owned())),
+                _ => return Err(AcmeError::Unexpected("an authorization for a foreign domain".to_owned())),
             };
             let Some(mut challenge) = authorization.challenge(ChallengeType::TlsAlpn01) else {
-                return Err(Trouble::NoChallenge(domain));
+                return Err(AcmeError::NoChallenge(domain));
             };
             let answer = answer(&domain, challenge.key_authorization().digest().as_ref())?;
             self.certificates.set_challenge(&domain, answer);
@@ -168,24 +170,24 @@ impl Applicant {
         }
         match order.poll_ready(&POLLING).await {
             Ok(OrderStatus::Ready) => Ok(()),
-            Ok(_) => Err(unproved(order).await.unwrap_or(Trouble::Unexpected("an order that is invalid".to_owned()))),
+            Ok(_) => Err(unproved(order).await.unwrap_or(AcmeError::Unexpected("an invalid order".to_owned()))),
             Err(error) => Err(unproved(order).await.unwrap_or(error.into())),
         }
     }
 
-    /// Runs what may wait for the disk elsewhere.
+    /// Runs file operations on a blocking thread.
     async fn on_disk<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
         path: &Path,
-    ) -> Result<T, Trouble> {
+    ) -> Result<T, AcmeError> {
         let done = spawn_blocking(work).await.map_err(ours)?;
-        done.map_err(|error| Trouble::File { path: path.to_owned(), error })
+        done.map_err(|error| AcmeError::File { path: path.to_owned(), error })
     }
 }
 
-/// The certificate that answers a challenge (RFC 8737 section 3).
-fn answer(domain: &str, digest: &[u8]) -> Result<CertifiedKey, Trouble> {
+/// The challenge certificate (RFC 8737 section 3).
+fn answer(domain: &str, digest: &[u8]) -> Result<CertifiedKey, AcmeError> {
     let mut params = CertificateParams::new([domain.to_owned()]).map_err(ours)?;
     params.distinguished_name = DistinguishedName::new();
     params.custom_extensions = vec![CustomExtension::new_acme_identifier(digest)];
@@ -193,24 +195,24 @@ fn answer(domain: &str, digest: &[u8]) -> Result<CertifiedKey, Trouble> {
     let certificate = params.self_signed(&key).map_err(ours)?;
     let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
     let key = provider().key_provider.load_private_key(key).map_err(ours)?;
-    // It is not checked: nobody but an authority understands its critical extension.
+    // Not checked, because only a CA understands its critical extension.
     Ok(CertifiedKey::new(vec![certificate.der().clone()], key))
 }
 
-/// What an authority found when it looked at the first domain that it is not content with.
-async fn unproved(order: &mut Order) -> Option<Trouble> {
+/// The CA's problem with the first domain that failed validation.
+async fn unproved(order: &mut Order) -> Option<AcmeError> {
     let mut authorizations = order.authorizations();
     while let Some(authorization) = authorizations.next().await {
         let mut authorization = authorization.ok()?;
         let state = authorization.refresh().await.ok()?;
         let domain = state.identifier().to_string();
         if let Some(problem) = state.challenges.iter().find_map(|challenge| challenge.error.clone()) {
-            return Some(Trouble::Unproved { domain, problem });
+            return Some(AcmeError::Unproved { domain, problem });
         }
     }
     None
 }
 
-fn ours(error: impl std::fmt::Display) -> Trouble {
-    Trouble::Ours(error.to_string())
+fn ours(error: impl std::fmt::Display) -> AcmeError {
+    AcmeError::Ours(error.to_string())
 }
