@@ -39,7 +39,7 @@
 //! # Where to start reading
 //!
 //! - [`server::Server::start`] assembles a server. A request passes `transport/listen.rs`, the routes of its revision
-//!   (`dap/dap09.rs` or `dap/dap18.rs`) and `dap/flow.rs`, which calls the rules in [`aggregator`].
+//!   (`dap/dap09.rs` or `dap/dap18.rs`) and a handler, such as `dap/upload.rs`, which calls the rules in [`aggregator`].
 //! - [`aggregator::helper`] has the rules of the helper's aggregation jobs, [`aggregator::leader`] those of the leader,
 //!   [`aggregator::collect`] those of collections.
 //! - [`client::Client`] and [`collector::Collector`] are the other two parties.

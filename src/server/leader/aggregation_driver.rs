@@ -5,8 +5,10 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 use tokio::task::JoinSet;
 
 use crate::{
-    leader::aggregation_job::{job_bytes, max_buckets, run},
-    leader::context::LeaderContext,
+    leader::{
+        aggregation_job::{job_bytes, max_buckets, run},
+        context::LeaderContext,
+    },
     upkeep::supervise::run_job,
 };
 use dapbox_aggregator::leader::{self, JobBounds};

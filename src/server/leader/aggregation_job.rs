@@ -22,8 +22,10 @@ use bytes::Bytes;
 use tokio::task::JoinHandle;
 
 use crate::{
-    leader::context::LeaderContext,
-    leader::request_loop::{Attempt, HelperRequest, Outcome, RequestLoop},
+    leader::{
+        context::LeaderContext,
+        request_loop::{Attempt, HelperRequest, Outcome, RequestLoop},
+    },
     peer_transport::PeerRequest,
     pool::Permit,
     transport::memory::JobLease,

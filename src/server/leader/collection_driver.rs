@@ -17,8 +17,10 @@ use tokio::{
 
 use crate::{
     dap::noise,
-    leader::context::LeaderContext,
-    leader::request_loop::{HelperRequest, Outcome, send_until_final},
+    leader::{
+        context::LeaderContext,
+        request_loop::{HelperRequest, Outcome, send_until_final},
+    },
     upkeep::supervise::run_job,
 };
 use dapbox_aggregator::{TaskContext, batches::Refusal, collect, phase};

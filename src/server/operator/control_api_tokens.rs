@@ -5,8 +5,8 @@ use std::sync::Arc;
 use warp::http::StatusCode;
 
 use crate::{
-    operator::context::OperatorContext,
     operator::{
+        context::OperatorContext,
         control_http::{json, read},
         management,
     },

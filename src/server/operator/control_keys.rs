@@ -5,8 +5,10 @@ use std::sync::Arc;
 use warp::http::StatusCode;
 
 use crate::{
-    operator::context::OperatorContext,
-    operator::control_http::{json, read},
+    operator::{
+        context::OperatorContext,
+        control_http::{json, read},
+    },
     transport::http::{Request, Response},
     upkeep::supervise::run_to_completion,
 };

@@ -20,8 +20,7 @@ use warp::{
 };
 
 use crate::{
-    operator::context::MonitorContext,
-    operator::{metrics, overview, page},
+    operator::{context::MonitorContext, metrics, overview, page},
     transport::{
         host,
         http::{Response, content, failure},

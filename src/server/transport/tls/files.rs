@@ -76,7 +76,7 @@ struct LastCheck {
     /// The digest of the contents, if they could be read.
     digest: Option<[u8; 32]>,
     /// The error.
-    trouble: Option<String>,
+    error: Option<String>,
     /// Whether a warning about the validity was logged.
     invalid: bool,
 }
@@ -91,13 +91,13 @@ impl CertificateFiles {
     /// Loads the certificate at the start.
     pub fn open(tls: &Tls, now: Time) -> Result<(Self, CertifiedKey), CertificateError> {
         let (certificate, key) = (tls.certificate_file.clone(), tls.key_file.clone());
-        let last = Mutex::new(LastCheck { digest: None, trouble: None, invalid: false });
+        let last = Mutex::new(LastCheck { digest: None, error: None, invalid: false });
         let files = Self { certificate, key, last };
         let contents = files.read()?;
         let (certified, status) = files.parse(&contents)?;
         let invalid = warn_if_invalid(&status, now, false);
         *files.last.lock().unwrap_or_else(PoisonError::into_inner) =
-            LastCheck { digest: Some(contents.digest()), trouble: None, invalid };
+            LastCheck { digest: Some(contents.digest()), error: None, invalid };
         Ok((files, certified))
     }
 
@@ -106,14 +106,14 @@ impl CertificateFiles {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let contents = self.read();
         let digest = contents.as_ref().ok().map(Contents::digest);
-        if digest.is_some() && digest == last.digest && last.trouble.is_none() {
+        if digest.is_some() && digest == last.digest && last.error.is_none() {
             if let Some(status) = certificates.status().certificate {
                 last.invalid = warn_if_invalid(&status, now, last.invalid);
             }
             return Ok(());
         }
         let loaded = contents.and_then(|contents| self.parse(&contents));
-        let (trouble, result) = match loaded {
+        let (message, result) = match loaded {
             Ok((certified, status)) => {
                 certificates.replace(certified);
                 tracing::info!(names = ?status.names, not_after = status.not_after.0, "certificate reloaded");
@@ -122,11 +122,11 @@ impl CertificateFiles {
             }
             Err(error) => (Some(error.to_string()), Err(error)),
         };
-        if let Some(trouble) = trouble.as_ref().filter(|_| trouble != last.trouble) {
-            tracing::error!(error = trouble, "certificate reload failed");
-            certificates.set_error(Some(trouble.clone()));
+        if let Some(message) = message.as_ref().filter(|_| message != last.error) {
+            tracing::error!(error = message, "certificate reload failed");
+            certificates.set_error(Some(message.clone()));
         }
-        (last.digest, last.trouble) = (digest, trouble);
+        (last.digest, last.error) = (digest, message);
         result
     }
 

@@ -76,12 +76,12 @@ impl Authority {
             }
             body.extend_from_slice(&chunk);
         }
-        self.judge(response, body.freeze())
+        self.normalize(response, body.freeze())
     }
 
     /// Normalizes a response for `instant-acme`: turns failures without a problem document into errors, and limits
     /// `Retry-After`.
-    fn judge(&self, response: Response, body: Bytes) -> Result<BytesResponse, AuthorityError> {
+    fn normalize(&self, response: Response, body: Bytes) -> Result<BytesResponse, AuthorityError> {
         let mut parts = http::Response::<reqwest::Body>::from(response).into_parts().0;
         let asked = parts.headers.remove(RETRY_AFTER);
         let asked = asked.and_then(|value| parse_retry_after(value.to_str().ok()?, SystemTime::now()));

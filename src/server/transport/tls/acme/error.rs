@@ -18,11 +18,11 @@ pub enum AcmeError {
     #[error(transparent)]
     AuthorityError(#[from] AuthorityError),
     /// The CA refused a request.
-    #[error("the CA refused the request: {}", said(.0))]
+    #[error("the CA refused the request: {}", problem_text(.0))]
     Refused(Problem),
     /// The CA could not validate a domain.
-    #[error("the CA could not validate {domain}: {}", said(.problem))]
-    Unproved {
+    #[error("the CA could not validate {domain}: {}", problem_text(.problem))]
+    NotValidated {
         /// The domain.
         domain: String,
         /// The CA's problem.
@@ -36,10 +36,10 @@ pub enum AcmeError {
     NoChallenge(String),
     /// The order timed out.
     #[error("ACME order timed out")]
-    Slow,
+    Timeout,
     /// The issued certificate is not acceptable.
     #[error("the CA issued {0}")]
-    Unfit(String),
+    UnsuitableCertificate(String),
     /// A file cannot be read or written.
     #[error("{}: {error}", path.display())]
     File {
@@ -50,7 +50,7 @@ pub enum AcmeError {
     },
     /// An internal error.
     #[error("{0}")]
-    Ours(String),
+    Internal(String),
 }
 
 /// Why the CA did not respond.
@@ -82,12 +82,12 @@ impl From<Error> for AcmeError {
     fn from(error: Error) -> Self {
         match error {
             Error::Api(problem) => Self::Refused(problem),
-            Error::Timeout(_) => Self::Slow,
+            Error::Timeout(_) => Self::Timeout,
             Error::Other(error) => match error.downcast::<AuthorityError>() {
-                Ok(unasked) => Self::AuthorityError(*unasked),
-                Err(error) => Self::Unexpected(plain(&error.to_string())),
+                Ok(error) => Self::AuthorityError(*error),
+                Err(error) => Self::Unexpected(sanitize(&error.to_string())),
             },
-            error => Self::Unexpected(plain(&error.to_string())),
+            error => Self::Unexpected(sanitize(&error.to_string())),
         }
     }
 }
@@ -106,30 +106,30 @@ impl AcmeError {
     /// The hint for the operator.
     pub fn remedy(&self) -> &'static str {
         match self {
-            Self::Unproved { problem, .. } => unproved(kind(problem)),
-            Self::Refused(problem) => refused(kind(problem)),
+            Self::NotValidated { problem, .. } => validation_hint(kind(problem)),
+            Self::Refused(problem) => refusal_hint(kind(problem)),
             Self::AuthorityError(AuthorityError::RootCertificates(_)) => {
                 "set it to a readable file of PEM certificates, or leave it empty"
             }
             Self::AuthorityError(AuthorityError::Broken { .. }) => {
                 "check that this machine can resolve and reach the host of acme.directory, and that acme.directory_ca_file or the system trusts its certificate"
             }
-            Self::AuthorityError(AuthorityError::Status(500..)) | Self::Slow => {
+            Self::AuthorityError(AuthorityError::Status(500..)) | Self::Timeout => {
                 "the CA may be overloaded; the server retries"
             }
             Self::AuthorityError(_) | Self::Unexpected(_) => {
                 "check that acme.directory is the URL of an ACME directory"
             }
             Self::NoChallenge(_) => "choose a CA that does, such as Let's Encrypt",
-            Self::Unfit(_) => "check the clock of this machine, or contact the CA",
+            Self::UnsuitableCertificate(_) => "check the clock of this machine, or contact the CA",
             Self::File { .. } => "check permissions and free space",
-            Self::Ours(_) => "please report this",
+            Self::Internal(_) => "please report this",
         }
     }
 }
 
 /// The hint if the CA could not validate a domain.
-fn unproved(kind: &str) -> &'static str {
+fn validation_hint(kind: &str) -> &'static str {
     match kind {
         "dns" => "add an A or AAAA record for the domain that points to this server",
         "caa" => "a CAA record of the domain forbids this CA: extend the record, or choose another CA",
@@ -144,13 +144,13 @@ fn unproved(kind: &str) -> &'static str {
 }
 
 /// The hint if the CA refused a request.
-fn refused(kind: &str) -> &'static str {
+fn refusal_hint(kind: &str) -> &'static str {
     match kind {
         "rateLimited" => "wait, and keep the server running; restarts do not help",
         "rejectedIdentifier" | "unsupportedIdentifier" | "malformed" => {
             "the CA does not issue certificates for such names: check acme.domains"
         }
-        "caa" | "dns" | "connection" => unproved(kind),
+        "caa" | "dns" | "connection" => validation_hint(kind),
         "externalAccountRequired" => "this CA requires external account binding, which is not supported",
         "invalidContact" | "unsupportedContact" => "check acme.contact_email",
         "userActionRequired" => "accept the new terms of service of the CA, see its response",
@@ -168,14 +168,14 @@ fn kind(problem: &Problem) -> &str {
 }
 
 /// The text of a problem, as one short line.
-fn said(problem: &Problem) -> String {
+fn problem_text(problem: &Problem) -> String {
     let details = problem.subproblems.iter().filter_map(|inner| inner.detail.as_deref());
     let details: Vec<&str> = problem.detail.as_deref().into_iter().chain(details).collect();
-    plain(&format!("{} ({})", details.join("; "), kind(problem)))
+    sanitize(&format!("{} ({})", details.join("; "), kind(problem)))
 }
 
 /// Converts foreign text to one short line without control characters.
-fn plain(text: &str) -> String {
+fn sanitize(text: &str) -> String {
     text.chars().take(MAX_TEXT).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
@@ -189,18 +189,19 @@ mod tests {
 
     #[test]
     fn maps_each_error_to_hint() {
-        let unproved = |kind: &str| AcmeError::Unproved { domain: "a.example".to_owned(), problem: problem(kind, "x") };
-        for (trouble, hint) in [
-            (unproved("connection"), "port 443"),
-            (unproved("dns"), "A or AAAA record"),
-            (unproved("caa"), "CAA"),
-            (unproved("unauthorized"), "another server answers"),
+        let not_validated =
+            |kind: &str| AcmeError::NotValidated { domain: "a.example".to_owned(), problem: problem(kind, "x") };
+        for (error, hint) in [
+            (not_validated("connection"), "port 443"),
+            (not_validated("dns"), "A or AAAA record"),
+            (not_validated("caa"), "CAA"),
+            (not_validated("unauthorized"), "another server answers"),
             (Error::Api(problem("rateLimited", "too many")).into(), "wait"),
             (Error::Api(problem("rejectedIdentifier", "no")).into(), "acme.domains"),
             (Error::Other(Box::new(AuthorityError::Status(503))).into(), "retries"),
             (Error::Str("nothing").into(), "ACME directory"),
         ] {
-            assert!(trouble.remedy().contains(hint), "{trouble}: {}", trouble.remedy());
+            assert!(error.remedy().contains(hint), "{error}: {}", error.remedy());
         }
         assert!(AcmeError::from(Error::Api(problem("rateLimited", ""))).is_rate_limit());
         assert!(AcmeError::from(Error::Api(problem("accountDoesNotExist", ""))).is_unknown_account());
@@ -208,8 +209,8 @@ mod tests {
 
     #[test]
     fn sanitizes_authority_text() {
-        let trouble = AcmeError::Refused(problem("malformed", &format!("a\n\u{1b}[31m{}", "b".repeat(1000))));
-        let text = trouble.to_string();
+        let error = AcmeError::Refused(problem("malformed", &format!("a\n\u{1b}[31m{}", "b".repeat(1000))));
+        let text = error.to_string();
         assert!(text.len() < 400 && !text.contains(char::is_control), "{text}");
     }
 }

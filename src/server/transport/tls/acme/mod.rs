@@ -48,8 +48,9 @@ pub fn drive(ctx: TlsContext) -> impl Future<Output = Result<(), Fault>> {
     let (config, certificates) = (ctx.config.get(), ctx.certificates.clone());
     let mut options = config.acme.clone();
     options.domains.iter_mut().for_each(|domain| domain.make_ascii_lowercase());
-    let keep = AcmeStorage::new(&config.data_dir, &options);
-    let driver = Driver { applicant: CertificateRequester { options, keep, certificates, clock: ctx.clock.clone() } };
+    let storage = AcmeStorage::new(&config.data_dir, &options);
+    let driver =
+        Driver { requester: CertificateRequester { options, storage, certificates, clock: ctx.clock.clone() } };
     let kept = driver.kept();
     async move {
         ctx.failpoints.turn(Part::Acme);
@@ -62,13 +63,13 @@ pub fn drive(ctx: TlsContext) -> impl Future<Output = Result<(), Fault>> {
 }
 
 struct Driver {
-    applicant: CertificateRequester,
+    requester: CertificateRequester,
 }
 
 impl Driver {
     /// Installs the stored certificate.
     fn kept(&self) -> Option<Validity> {
-        let path = &self.applicant.keep.certificate;
+        let path = &self.requester.storage.certificate;
         let read = storage::read(path).map_err(|error| error.to_string());
         let parsed = read.and_then(|pem| pem.map(|pem| IssuedCertificate::parse(&pem, self.domains())).transpose());
         match parsed {
@@ -82,33 +83,33 @@ impl Driver {
     }
 
     fn show(&self, issued: IssuedCertificate) -> Validity {
-        self.applicant.certificates.replace(issued.certified);
+        self.requester.certificates.replace(issued.certified);
         issued.validity
     }
 
     fn domains(&self) -> &[String] {
-        &self.applicant.options.domains
+        &self.requester.options.domains
     }
 
     /// Obtains and renews certificates forever.
     async fn run(&self, mut current: Option<Validity>) {
         loop {
             if let Some(validity) = current {
-                wait_until(&*self.applicant.clock, validity.renewal(rand::random())).await;
+                wait_until(&*self.requester.clock, validity.renewal(rand::random())).await;
             }
             current = Some(self.obtain().await);
             // Limits the rate even if the CA issues certificates with very short lifetimes.
-            self.applicant.clock.sleep(*self.applicant.options.retry_initial).await;
+            self.requester.clock.sleep(*self.requester.options.retry_initial).await;
         }
     }
 
     /// Retries until a certificate is issued.
     async fn obtain(&self) -> Validity {
-        let options = &self.applicant.options;
+        let options = &self.requester.options;
         let least = *options.retry_initial;
         let mut backoff = Backoff::new(least, options.retry_max.saturating_sub(least));
         loop {
-            let (trouble, asked) = match self.attempt().await {
+            let (error, asked) = match self.attempt().await {
                 Ok(issued) => {
                     // Installed before the log line, because a reader may connect immediately.
                     let validity = self.show(issued);
@@ -118,22 +119,22 @@ impl Driver {
                 }
                 Err(failure) => failure,
             };
-            let rate_limit = trouble.is_rate_limit().then_some(RATE_LIMIT_PAUSE);
+            let rate_limit = error.is_rate_limit().then_some(RATE_LIMIT_PAUSE);
             let asked = asked.or(rate_limit).unwrap_or_default();
             let pause = least.saturating_add(backoff.next_delay(None)).saturating_add(asked);
-            let remedy = trouble.remedy();
-            self.applicant.certificates.set_error(Some(format!("{trouble}: {remedy}")));
-            tracing::warn!(error = %trouble, hint = remedy, delay = ?pause, "certificate order failed");
-            self.applicant.clock.sleep(pause).await;
+            let remedy = error.remedy();
+            self.requester.certificates.set_error(Some(format!("{error}: {remedy}")));
+            tracing::warn!(%error, hint = remedy, delay = ?pause, "certificate order failed");
+            self.requester.clock.sleep(pause).await;
         }
     }
 
     /// Runs one attempt. A failure includes the delay that the CA requests.
     async fn attempt(&self) -> Result<IssuedCertificate, (AcmeError, Option<Duration>)> {
-        let authority = Authority::new(&self.applicant.options.directory_ca_file);
-        let authority = authority.map_err(|unasked| (unasked.into(), None))?;
-        let issued = self.applicant.apply(&authority).await;
-        issued.map_err(|trouble| (trouble, authority.take_pause()))
+        let authority = Authority::new(&self.requester.options.directory_ca_file);
+        let authority = authority.map_err(|error| (error.into(), None))?;
+        let issued = self.requester.apply(&authority).await;
+        issued.map_err(|error| (error, authority.take_pause()))
     }
 }
 

@@ -105,14 +105,14 @@ mod tests {
 
     #[test]
     fn separates_files_by_authority_and_domains() {
-        let keep =
+        let storage =
             |directory: &str, domains: &[&str]| AcmeStorage::new(Path::new("data"), &options(directory, domains));
-        let first = keep("https://a/", &["a.example", "b.example"]);
-        assert_eq!(first.certificate, keep("https://a/", &["b.example", "a.example"]).certificate);
-        let fewer = keep("https://a/", &["a.example"]);
+        let first = storage("https://a/", &["a.example", "b.example"]);
+        assert_eq!(first.certificate, storage("https://a/", &["b.example", "a.example"]).certificate);
+        let fewer = storage("https://a/", &["a.example"]);
         assert_eq!(first.account, fewer.account);
         assert_ne!(first.certificate, fewer.certificate);
-        let elsewhere = keep("https://b/", &["a.example", "b.example"]);
+        let elsewhere = storage("https://b/", &["a.example", "b.example"]);
         assert_ne!(first.account, elsewhere.account);
         assert_ne!(first.certificate, elsewhere.certificate);
     }
@@ -120,22 +120,22 @@ mod tests {
     #[test]
     fn writes_private_files_atomically() {
         let dir = tempfile::tempdir().unwrap();
-        let keep = AcmeStorage::new(dir.path(), &options("https://a/", &["a.example"]));
-        assert!(read(&keep.certificate).unwrap().is_none());
-        keep.prepare().unwrap();
-        keep.prepare().unwrap();
+        let storage = AcmeStorage::new(dir.path(), &options("https://a/", &["a.example"]));
+        assert!(read(&storage.certificate).unwrap().is_none());
+        storage.prepare().unwrap();
+        storage.prepare().unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&dir.path().join("acme")), 0o700);
 
         // A file left behind by a crash is replaced, regardless of its permissions.
-        fs::write(keep.certificate.with_extension("new"), "half").unwrap();
-        write(&keep.certificate, b"first").unwrap();
-        write(&keep.certificate, b"second").unwrap();
-        assert_eq!(mode(&keep.certificate), 0o600);
-        assert_eq!(read(&keep.certificate).unwrap().unwrap().as_str(), "second");
+        fs::write(storage.certificate.with_extension("new"), "half").unwrap();
+        write(&storage.certificate, b"first").unwrap();
+        write(&storage.certificate, b"second").unwrap();
+        assert_eq!(mode(&storage.certificate), 0o600);
+        assert_eq!(read(&storage.certificate).unwrap().unwrap().as_str(), "second");
         assert_eq!(fs::read_dir(dir.path().join("acme")).unwrap().count(), 1);
-        forget(&keep.certificate).unwrap();
-        forget(&keep.certificate).unwrap();
-        assert!(read(&keep.certificate).unwrap().is_none());
+        forget(&storage.certificate).unwrap();
+        forget(&storage.certificate).unwrap();
+        assert!(read(&storage.certificate).unwrap().is_none());
     }
 }
