@@ -18,7 +18,7 @@ pub trait ForgetTask: Send + Sync {
     fn forget(&self, id: &TaskId);
 }
 
-/// The tasks that requests and jobs are about, with what is known of them until the next start.
+/// The tasks in memory, with state that is lost at a restart.
 pub struct TaskCache {
     store: Store,
     peers: Arc<TaskprovPeers>,

@@ -151,7 +151,7 @@ fn settle<T>(ended: Result<Result<T, Fault>, JoinError>) -> Result<T, Fault> {
     ended.unwrap_or_else(|error| Err(Fault::while_doing("processing a collection job", error)))
 }
 
-/// Closes the batches of a task one after another. Restarted by itself after a failure.
+/// Closes the batches of a task one after another. Retried separately after a failure.
 async fn close_batches(
     ctx: Arc<LeaderContext>,
     task: TaskId,

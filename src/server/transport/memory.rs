@@ -48,7 +48,7 @@ impl Budget {
 
     /// Waits for `bytes`, in order of requests. A request for more than the budget receives all of it.
     ///
-    /// A lease is taken at once, by a caller that holds nothing on which the release of other leases depends. This
+    /// A lease is taken in one step, by a caller that holds nothing on which the release of other leases depends. This
     /// cannot deadlock.
     pub async fn take(&self, bytes: usize) -> Lease {
         let held = self.free.clone().acquire_many_owned(units(bytes).min(self.units)).await;

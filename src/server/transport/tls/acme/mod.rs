@@ -7,14 +7,14 @@
 //!
 //! CAs limit the rate of requests. The account and the certificate are therefore stored (`storage`), and the delay grows
 //! with each failed attempt. A certificate is renewed when a third of its lifetime is left. The current certificate stays
-//! in use whatever fails.
+//! in use after any failure.
 //!
 //! # Decision: `instant-acme` rather than `rustls-acme`
 //!
-//! `rustls-acme` 0.15 owns the loop of orders and renewals and its HTTP client. It retries after one second, does not
-//! respect `Retry-After`, supports no proxies, and does not check the issued certificate.
-//! `instant-acme` implements the protocol and leaves these decisions to this module, which also stores the account and the
-//! certificate durably, and shows the operator a hint for each error.
+//! `rustls-acme` owns the loop of orders and renewals and its HTTP client. It retries after one second, ignores
+//! `Retry-After`, supports no proxies, and does not check the issued certificate. `instant-acme` implements the protocol
+//! and leaves these decisions to this module, which also stores the account and the certificate durably, and shows the
+//! operator a hint for each error.
 
 mod authority;
 mod error;
