@@ -156,7 +156,7 @@ async fn renews_certificate_and_keeps_it_while_authority_refuses() {
     let renewed = shown(&client(address, None), address, DOMAINS[0]).await.unwrap();
     assert_ne!(renewed, first);
     assert_eq!(shown(&kept_open, address, DOMAINS[0]).await.unwrap(), first, "the old connection goes on");
-    assert!(appliance.log().contains("does not know our account"));
+    assert!(appliance.log().contains("ACME account unknown to authority"));
     assert!(authority.orders() > 0);
 
     // And renewed again automatically.
