@@ -245,7 +245,7 @@ async fn jobs_of_a_leader() -> BTreeSet<String> {
     };
     leader.to(terse).await;
     upload(2).await;
-    let is_too_long = |trouble: &String| trouble.contains("longer than 1 bytes");
+    let is_too_long = |trouble: &String| trouble.contains("exceeds 1 bytes");
     node.until(&parties.id(), |status| status.last_error.as_ref().is_some_and(is_too_long)).await;
     leader.to(|config| config.limits.max_answer_bytes = 1 << 20).await;
     aggregated(4).await;
