@@ -64,7 +64,7 @@ async fn reference_matches_code() {
         Part { title: "Exit codes", text: commands::exit_codes() },
         Part { title: "Configuration", text: options::text() },
         Part { title: "HTTP resources", text: served.resources().await },
-        Part { title: "Private listener", text: served.private().await },
+        Part { title: "Monitoring listener", text: served.private().await },
         Part { title: "Metrics", text: served.metrics().await },
         Part { title: "Log events", text: log_events::text() },
         Part { title: "Problem types", text: counters::problems() },
