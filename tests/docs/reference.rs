@@ -13,13 +13,12 @@ use super::{read, root};
 const NAME: &str = "docs/reference.md";
 
 const INTRODUCTION: &str = "\
-<!-- Made of the code by tests/docs/reference.rs. After a change: UPDATE_DOCS=1 cargo test --test docs reference -->
+<!-- Generated from the code by tests/docs/reference.rs. After a change: UPDATE_DOCS=1 cargo test --test docs reference -->
 
 # Reference
 
-Everything that an operator of dapbox can set, call, read and count. This page is made of the code, so it is as complete as
-the program. The [tutorial](tutorial.md) and the [guide for helpers](helper-guide.md) say how to use it; the
-[threat model](threat-model.md) says what it protects from.
+All commands, options, HTTP resources, metrics, log events, errors and counters of dapbox, generated from the code. The
+[tutorial](tutorial.md), the [helper guide](helper-guide.md) and [operations](operations.md) explain their use.
 
 ";
 
