@@ -14,13 +14,13 @@ pub enum ApiTokenError {
     #[error("{0}")]
     Name(&'static str),
     /// The name or token exists.
-    #[error("there is an API token {0:?} already; revoke it, or choose another name")]
+    #[error("API token {0:?} exists already; revoke it or choose another name")]
     Taken(String),
     /// There are too many tokens.
-    #[error("there are {MAX_API_TOKENS} API tokens; revoke some")]
+    #[error("{MAX_API_TOKENS} API tokens exist, which is the maximum; revoke some")]
     TooMany,
     /// No token has this name.
-    #[error("there is no API token {0:?}; 'dapbox token list' shows all")]
+    #[error("API token {0:?} does not exist; list them with 'dapbox token list'")]
     Unknown(String),
 }
 

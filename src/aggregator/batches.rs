@@ -98,13 +98,14 @@ pub fn check_not_abandoned(state: &TaskState, batch: &BatchSelector) -> Result<(
     let detail = match batch {
         BatchSelector::TimeInterval(interval) => match state.replay.horizon() {
             Some(horizon) if interval.start() < horizon => format!(
-                "the interval begins before {} (seconds since 1970), and what is before that was given up for good",
+                "the interval starts before {} (seconds since 1970); earlier reports were deleted and cannot be \
+                 collected",
                 horizon.0
             ),
             _ => return Ok(()),
         },
         BatchSelector::FixedSize(id) if state.collected.is_abandoned(id) => {
-            "the batch was given up for good before it was collected".to_owned()
+            "the batch was abandoned and cannot be collected".to_owned()
         }
         BatchSelector::FixedSize(_) => return Ok(()),
     };
@@ -115,10 +116,13 @@ pub fn check_not_abandoned(state: &TaskState, batch: &BatchSelector) -> Result<(
 pub fn check_size(state: &TaskState, count: u64) -> Result<(), Refusal> {
     let refuse = |detail| Err(Refusal { kind: ProblemType::InvalidBatchSize, detail });
     if count < state.task.public.min_batch_size.max(1) {
-        return refuse(format!("the batch has {count} reports and needs {}", state.task.public.min_batch_size));
+        return refuse(format!(
+            "the batch has {count} reports and needs at least {}",
+            state.task.public.min_batch_size
+        ));
     }
     match state.task.public.max_batch_size() {
-        Some(max) if count > max => refuse(format!("the batch has {count} reports and must not have more than {max}")),
+        Some(max) if count > max => refuse(format!("the batch has {count} reports, and the maximum is {max}")),
         _ => Ok(()),
     }
 }
@@ -130,16 +134,16 @@ pub fn check_overlap(state: &TaskState, batch: &BatchSelector) -> Result<(), Ref
         return Ok(());
     }
     let detail = match batch {
-        BatchSelector::FixedSize(id) => format!("batch {id} was collected already"),
+        BatchSelector::FixedSize(id) => format!("batch {id} is collected already"),
         BatchSelector::TimeInterval(wanted) => {
             let taken =
                 state.collected.overlapping(wanted).take(MAX_NAMED_INTERVALS).map(show).collect::<Vec<_>>().join(", ");
             let free = free_intervals(state, wanted);
             let free = match free.len() {
-                0 => "no part of the interval is free".to_owned(),
+                0 => "the whole interval is collected".to_owned(),
                 _ => format!("free: {}", free.into_iter().map(show).collect::<Vec<_>>().join(", ")),
             };
-            format!("the interval includes reports that were collected in a different batch ({taken}); {free}")
+            format!("the interval overlaps collected batches ({taken}); {free}")
         }
     };
     Err(Refusal { kind: ProblemType::BatchOverlap, detail })

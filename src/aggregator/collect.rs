@@ -47,8 +47,7 @@ use dapbox_store::{
 use dapbox_support::Fault;
 
 /// The refusal of a collection job by `leader.max_collections`.
-const TOO_MANY: &str =
-    "too many collection jobs of the task have no result yet; delete some of them, or try again later";
+const TOO_MANY: &str = "the task has too many collection jobs without a result; delete some or retry later";
 
 /// The refusal of a request in another batch mode.
 const WRONG_BATCH_MODE: &str = "the request's batch mode is not the task's";
@@ -94,13 +93,13 @@ pub fn create(
     let NewCollectionJob { id, bytes, query, room } = new;
     if let Some(existing) = tx.collection(task, &id)? {
         if matches!(existing.state, CollectionState::Deleted) {
-            let detail = "the collection job was deleted; choose a new job id";
+            let detail = "the collection job was deleted; use a new job id";
             return Err(WriteError::Refused(Problem::from_status(410).with_detail(detail).with_task(*task)));
         }
         if existing.request == bytes {
             return Ok(());
         }
-        let detail = "the collection job exists with other parameters; choose a new job id";
+        let detail = "the collection job exists with other parameters; use a new job id";
         return Err(WriteError::Refused(Problem::from_status(409).with_detail(detail).with_task(*task)));
     }
     let Some(state) = tx.task(task) else {
@@ -151,7 +150,7 @@ fn check_query(
         Query::FixedSize(FixedSizeQuery::ByBatchId(id)) if state.names.contains(id) => Ok(()),
         Query::FixedSize(FixedSizeQuery::ByBatchId(_)) => Err(Refusal {
             kind: ProblemType::BatchInvalid,
-            detail: "the batch id is not one that an earlier collection returned".to_owned(),
+            detail: "no earlier collection returned this batch id".to_owned(),
         }),
     }
 }
@@ -210,7 +209,7 @@ fn close(
     let task = &context.task.public.id;
     let Some(state) = tx.task(task) else { return Ok(()) };
     let totals = batches::totals(state, &batch);
-    let interval = totals.interval(state).ok_or_else(|| Fault::new("a batch that is being closed has no reports"))?;
+    let interval = totals.interval(state).ok_or_else(|| Fault::new("a batch without reports is being closed"))?;
     let BatchTotals { count, checksum, .. } = totals;
     let share = take_aggregate_share(tx, context, &batch, noise)?;
     let party = CollectedBy::Leader { job, interval, progress: CollectionProgress::Share(share) };
@@ -252,9 +251,9 @@ fn take_aggregate_share(
 fn follow_owner(tx: &Tx<'_>, task: &TaskId, batch: &BatchSelector) -> Result<Option<CollectionState>, Fault> {
     let (owner, progress) = match tx.collected(task, batch)? {
         Some(CollectedBatch { party: CollectedBy::Leader { job, progress, .. }, .. }) => (job, progress),
-        Some(_) => return Err(Fault::new("a leader's batch has a helper's record")),
+        Some(_) => return Err(Fault::new("a batch of a leader has a record of a helper")),
         None => {
-            let detail = "the batch was collected long ago, and its result is not kept any more".to_owned();
+            let detail = "the batch was collected, but its result has expired".to_owned();
             return Ok(Some(failed(ProblemType::BatchInvalid, detail)));
         }
     };
@@ -330,7 +329,7 @@ pub fn finish(tx: &mut Tx<'_>, task: &TaskId, id: CollectionJobId, body: Bytes) 
             tx.put_collected(task, &CollectedBatch { batch, report_count, checksum, party })?;
             body
         }
-        _ => return Err(Fault::new("a collected batch has no leader's record")),
+        _ => return Err(Fault::new("a collected batch has no record of a leader")),
     };
     if let BatchSelector::FixedSize(batch_id) = batch {
         tx.name_batch(task, batch_id)?;
@@ -432,7 +431,7 @@ pub fn delete_share(tx: &mut Tx<'_>, task: &TaskId, id: &AggregateShareId) -> Re
         Some(CollectedBatch { party: CollectedBy::Helper { request_hash, .. }, report_count, checksum, .. }) => {
             (request_hash, report_count, checksum)
         }
-        Some(_) => return Err(Fault::new("an aggregate share has a leader's record")),
+        Some(_) => return Err(Fault::new("an aggregate share has a record of a leader")),
     };
     let party = CollectedBy::Helper { request_hash, answer: Vec::new() };
     tx.put_collected(task, &CollectedBatch { batch, report_count, checksum, party })?;
@@ -444,7 +443,7 @@ pub fn delete_share(tx: &mut Tx<'_>, task: &TaskId, id: &AggregateShareId) -> Re
 pub fn check_forwarded_request(task: &Task, request: &AggregateShareReq) -> Result<(), Error> {
     if !request.aggregation_parameter.is_empty() {
         // The jobs of the batch had the empty parameter, so another one is a mismatch.
-        let detail = "the aggregation parameter is not that of the batch's aggregation jobs";
+        let detail = "the aggregation parameter differs from that of the aggregation jobs";
         return Err(Problem::new(ProblemType::InvalidMessage).with_detail(detail).into());
     }
     let Some(ForwardedCollectionReq { request: wanted, .. }) = &request.collection else { return Ok(()) };
@@ -460,7 +459,7 @@ pub fn check_forwarded_request(task: &Task, request: &AggregateShareReq) -> Resu
     if fits {
         return Ok(());
     }
-    let detail = "the batch is not within what the collector asked for";
+    let detail = "the batch is not part of the collector's query";
     Err(Problem::new(ProblemType::BatchInvalid).with_detail(detail).into())
 }
 
@@ -492,7 +491,7 @@ fn check_share_request(
     batches::check_size(state, totals.count)?;
     if (totals.count, totals.checksum) != (request.report_count, request.checksum) {
         let detail = format!(
-            "the leader counts {} reports in the batch and the helper {}, or they differ in which",
+            "the leader has {} reports in the batch and the helper {}, or the report ids differ",
             request.report_count, totals.count
         );
         return Err(Refusal { kind: ProblemType::BatchMismatch, detail });

@@ -19,7 +19,7 @@ pub fn future_timestamps(view: &View<'_>, now: Time) -> Vec<FutureTimestamp> {
     let keys = view.keys().values().filter(|key| !matches!(key.stage, KeyStage::Deleted { .. }));
     let keys = keys.map(|key| of(format!("HPKE key {}", key.config.id), key.created, false));
     let tokens = view.api_tokens().values().map(|token| of(format!("API token {}", token.name), token.created, false));
-    let unknown = view.history_lost_before().map(|before| of("past that a restore closed".to_owned(), before, true));
+    let unknown = view.history_lost_before().map(|before| of("past closed by a restore".to_owned(), before, true));
     let fixed =
         keys.chain(tokens).chain(unknown).filter(|record| record.time > latest.saturating_add(view.clock_skew()));
     let horizons = view.tasks().filter_map(|(id, state)| {

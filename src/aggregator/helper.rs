@@ -46,16 +46,16 @@ pub fn check_request(task: &Task, init: &AggregationJobInitReq) -> Result<(), Er
     match (task.public.batch_mode, init.batch) {
         (BatchMode::TimeInterval, PartialBatchSelector::TimeInterval)
         | (BatchMode::FixedSize { .. }, PartialBatchSelector::FixedSize(_)) => {}
-        _ => return refuse("the job's reports are not put into batches in the task's way"),
+        _ => return refuse("the batch mode of the job is not that of the task"),
     }
     if init.verify_key_id.is_some_and(|id| id != task.verify_key_id) {
-        return refuse("the request names a verification key that the task does not have");
+        return refuse("the task has no verification key with this id");
     }
     check_extensions(&init.extensions)?;
     check_aggregation_parameter(&init.aggregation_parameter)?;
     let mut seen = HashSet::with_capacity(init.prepare_inits.len());
     if !init.prepare_inits.iter().all(|init| seen.insert(init.share.metadata.id)) {
-        return refuse("a report occurs twice in the job");
+        return refuse("the job contains a report twice");
     }
     Ok(())
 }

@@ -94,7 +94,7 @@ pub fn change(
 pub fn begin(tx: &mut Tx<'_>, now: Time, policy: &Policy) -> Result<Vec<KeyChange>, Fault> {
     // The clock may be wrong right after boot, so no age is trusted yet.
     change(tx, now, policy, Request::Advance { settled: false }).map_err(|error| match error {
-        WriteError::Refused(refusal) => Fault::while_doing("making HPKE keys", refusal),
+        WriteError::Refused(refusal) => Fault::while_doing("creating HPKE keys", refusal),
         WriteError::Fault(fault) => fault,
     })
 }
@@ -124,7 +124,7 @@ fn apply_step(tx: &mut Tx<'_>, now: Time, step: PlanStep) -> Result<Option<KeyCh
     match step {
         PlanStep::Make { suite, stage } => {
             let pair = Keypair::generate(free_id(tx)?, suite)
-                .map_err(|error| Fault::while_doing("making an HPKE key pair", error))?;
+                .map_err(|error| Fault::while_doing("creating an HPKE key pair", error))?;
             let (config, private_key) = (pair.config().clone(), pair.private_key().clone());
             let record = KeyRecord { config, private_key, created: now, stage };
             let change = changed(&record, None);

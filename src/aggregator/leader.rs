@@ -209,20 +209,20 @@ pub fn seal(
 
 /// The helper violated the protocol in its answer to a job.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the helper's answer is not one to this aggregation job: {0}")]
+#[error("the helper's answer does not match the aggregation job: {0}")]
 pub struct ProtocolViolation(&'static str);
 
 /// Checks that the helper answered for the same reports, in order, with outcomes that the VDAF allows (DAP-09 section
 /// 4.5.1.1).
 pub fn check_answer(asked: &[ReportEntry], resps: &[PrepareResp]) -> Result<(), ProtocolViolation> {
     if asked.len() != resps.len() {
-        return Err(ProtocolViolation("another number of reports"));
+        return Err(ProtocolViolation("wrong number of reports"));
     }
     if asked.iter().zip(resps).any(|(mine, theirs)| mine.id != theirs.report_id) {
-        return Err(ProtocolViolation("other reports, or another order"));
+        return Err(ProtocolViolation("wrong reports, or wrong order"));
     }
     if resps.iter().any(|resp| resp.outcome == PrepareOutcome::Finished) {
-        return Err(ProtocolViolation("a report is finished before the leader could verify it"));
+        return Err(ProtocolViolation("a report is finished before its verification"));
     }
     Ok(())
 }

@@ -143,7 +143,7 @@ pub(crate) fn check_extensions(extensions: &[Extension]) -> Result<(), Problem> 
         return Ok(());
     }
     let numbers = extensions.iter().map(|extension| extension.kind);
-    let detail = "the request has extensions that are not known here";
+    let detail = "the request has unknown extensions";
     Err(Problem::new(ProblemType::UnsupportedExtension).with_detail(detail).with_unsupported_extensions(numbers))
 }
 

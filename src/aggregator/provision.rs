@@ -50,7 +50,7 @@ pub enum ProvisionError {
     InvalidRequest(&'static str),
     /// The minimum batch size is too small.
     #[error(
-        "min_batch_size: {asked} is less than this aggregator's operator allows, which is {floor} (the option \
+        "min_batch_size {asked} is below the minimum of this aggregator, {floor} (option \
          provisioning.min_batch_size)"
     )]
     MinBatchSize {
@@ -63,9 +63,7 @@ pub enum ProvisionError {
     #[error(transparent)]
     Task(#[from] TaskError),
     /// The token of the task was replaced since.
-    #[error(
-        "the task is set up, and its operator has replaced the leader's token since: the first one is not good any more"
-    )]
+    #[error("the task exists, but its operator has replaced the leader's token; the derived token is no longer valid")]
     TokenReplaced,
 }
 
@@ -103,15 +101,15 @@ pub fn task(order: NewTask, ours: &ServerTerms<'_>) -> Result<(Task, Option<Secr
         (Role::Leader, Some(helper_token), Some(collector_token)) => {
             (Party::Leader { helper_token, collector_token }, None)
         }
-        (Role::Leader, None, _) => return refuse("a leader needs aggregator_auth_token, which its helper gave out"),
+        (Role::Leader, None, _) => return refuse("a leader needs aggregator_auth_token, which its helper returned"),
         (Role::Leader, _, None) => return refuse("a leader needs collector_auth_token_hash"),
         (_, None, None) => {
             let token = leader_token(ours.seed, &id);
             (Party::Helper { leader_token: TokenHash::of(token.expose()) }, Some(token))
         }
-        (_, Some(_), _) => return refuse("a helper makes aggregator_auth_token itself, and must not be given one"),
+        (_, Some(_), _) => return refuse("a helper generates aggregator_auth_token; remove it from the request"),
         (_, None, Some(_)) => {
-            return refuse("a helper has nothing to do with the collector: no collector_auth_token_hash");
+            return refuse("a helper does not use collector_auth_token_hash; remove it from the request");
         }
     };
     let (own, peer) = (ours.url.to_owned(), order.peer_url);

@@ -20,8 +20,8 @@ use dapbox_store::{
 use dapbox_support::Fault;
 
 /// The message for collectors whose job was running when the past was closed.
-const ENDED: &str = "the leader was restored from a backup and has given up what was under way; \
-                     delete this collection job and ask anew";
+const ENDED: &str = "the leader was restored from a backup and abandoned its running jobs; delete this collection job \
+                     and create a new one";
 
 /// How much later than its job a report of it may be, with a margin for clock differences and deferred answers, in
 /// seconds.

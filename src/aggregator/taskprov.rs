@@ -45,7 +45,7 @@ pub struct InBandTerms {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OptOut {
     /// The other aggregator is not a known peer.
-    #[error("the task's {0} is not one whose tasks are taken here")]
+    #[error("the task's {0} is not a configured peer")]
     UnknownPeer(Role),
     /// The minimum batch size is too small.
     #[error(transparent)]
@@ -57,7 +57,7 @@ pub enum OptOut {
     #[error("the task has expired")]
     Expired,
     /// The task belongs to another server.
-    #[error("the task's {role} URL is {url}, which is not this server's (the option public_url)")]
+    #[error("the task's {role} URL {url} is not that of this server (option public_url)")]
     WrongUrl {
         /// Our role in the task.
         role: Role,
@@ -65,7 +65,7 @@ pub enum OptOut {
         url: String,
     },
     /// Its peer has too many tasks.
-    #[error("there are {0} tasks of the same peer, which is as many as are taken here (the option taskprov.max_tasks)")]
+    #[error("the peer already has {0} tasks, which is the maximum (option taskprov.max_tasks)")]
     TooMany(u64),
 }
 

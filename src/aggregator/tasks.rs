@@ -19,10 +19,10 @@ pub enum TaskError {
     #[error("the task's {0}")]
     Parameter(String),
     /// The id belongs to another task.
-    #[error("a task with the same id and other parameters exists; tasks never change, make a new one")]
+    #[error("a task with the same id and other parameters exists; tasks cannot change, create a new one")]
     Differs,
     /// The id belonged to a removed task.
-    #[error("a task with the same id was removed; its id is never used again, make a new task")]
+    #[error("a task with the same id was removed, and its id cannot be used again; create a new task")]
     Removed,
 }
 
@@ -33,7 +33,7 @@ pub enum TaskListError {
     #[error("task {0}: {1}")]
     Refused(TaskId, TaskError),
     /// Two of the tasks have the same id.
-    #[error("task {0} is there more than once")]
+    #[error("task {0} occurs more than once")]
     Repeated(TaskId),
 }
 
@@ -63,7 +63,7 @@ pub fn check(task: &Task) -> Result<(), TaskError> {
     }
     // A key that nothing can be sealed to must not be discovered at collection.
     if !hpke::is_supported(&task.collector_hpke_config) {
-        return refuse("collector HPKE configuration names an algorithm that is not supported, or its key is unusable");
+        return refuse("collector HPKE configuration has an unsupported algorithm or an invalid key");
     }
     check_urls(&task.public).map_err(TaskError::Parameter)?;
     wire::for_revision(task.public.revision).check_task(&task.public).map_err(TaskError::Parameter)
@@ -78,12 +78,12 @@ pub fn check(task: &Task) -> Result<(), TaskError> {
 pub fn check_urls(task: &TaskParameters) -> Result<(), String> {
     let parse = |name: &str, given: &str| match given.parse::<BaseUrl>() {
         Ok(url) if url.as_str() == given => Ok(url),
-        Ok(_) => Err(format!("{name} URL {given:?} must not have blanks around it")),
+        Ok(_) => Err(format!("{name} URL {given:?} must not have surrounding blanks")),
         Err(why) => Err(format!("{name} URL: {why}")),
     };
     let (leader, helper) = (parse("leader", &task.leader_url)?, parse("helper", &task.helper_url)?);
     if leader.is_equivalent_to(&helper) {
-        return Err(format!("leader and helper have the same URL, {}; they must be two servers", leader.as_str()));
+        return Err(format!("leader and helper must have different URLs; both have {}", leader.as_str()));
     }
     Ok(())
 }
@@ -263,7 +263,7 @@ mod tests {
             ("helper URL", |task| task.public.helper_url.push(' ')),
             ("helper URL", |task| task.public.helper_url.insert(10, '\n')),
             ("query", |task| task.public.leader_url.push('?')),
-            ("same URL", |task| task.public.helper_url = task.public.leader_url.trim_end_matches('/').to_owned()),
+            ("different URLs", |task| task.public.helper_url = task.public.leader_url.trim_end_matches('/').to_owned()),
             ("collector HPKE", |task| task.collector_hpke_config.aead_id = 0xffff),
             // The point of order one: nothing can be sealed to it.
             ("collector HPKE", |task| task.collector_hpke_config.public_key = vec![0; 32]),

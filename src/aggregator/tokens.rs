@@ -10,13 +10,16 @@ use dapbox_store::{Tx, WriteError};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// The task does not exist.
-    #[error("there is no such task; 'dapbox task list' shows all")]
+    #[error("the task does not exist; list tasks with 'dapbox task list'")]
     NoTask,
     /// A helper presents no token.
-    #[error("we are the task's helper and present no token; a helper accepts one: 'dapbox task token accept'")]
+    #[error("a helper presents no token; change the token that it accepts with 'dapbox task token accept'")]
     NothingPresented,
     /// The tokens belong to the peer.
-    #[error("the task was set up in-band: its tokens are those in the file of its peer (the option taskprov.peers)")]
+    #[error(
+        "the task was set up in-band and uses the tokens in the file of its peer (option taskprov.peers); change \
+             them there"
+    )]
     InBand,
 }
 

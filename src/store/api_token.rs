@@ -53,7 +53,7 @@ pub fn check_name(name: &str) -> Result<(), &'static str> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     match name.len() {
         1..=MAX_NAME if name.bytes().all(fits) && !name.starts_with(['-', '.']) => Ok(()),
-        _ => Err("a name has at most 64 letters, digits and any of -._ and begins with none of - and ."),
+        _ => Err("a name has 1 to 64 letters, digits and -._ and does not start with - or ."),
     }
 }
 

@@ -21,16 +21,16 @@ pub use verify::{BackupContents, TaskContents, VerifyError, verify};
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
     /// Another backup is running.
-    #[error("a backup is being made already; wait until it is finished")]
+    #[error("another backup is running; wait until it ends")]
     Busy,
     /// Too many rows changed during the backup.
     #[error(
-        "more was written meanwhile than a backup can catch up with; make it when there is less to do, write it to \
-         something faster, or raise limits.max_backup_tracking_bytes"
+        "too many rows changed during the backup; retry with less load or a faster target, or raise \
+         limits.max_backup_tracking_bytes"
     )]
     TooManyChanges,
     /// The output failed.
-    #[error("the backup cannot be written: {0}")]
+    #[error("cannot write the backup: {0}")]
     Write(std::io::Error),
     /// The store failed.
     #[error(transparent)]

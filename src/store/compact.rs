@@ -35,7 +35,7 @@ pub fn compact(dir: &Path, cache_bytes: u64, progress: ProgressFn<'_>) -> Result
     let bytes_before = size(&tables)?;
     let from = Engine::open(&tables, cache_bytes)?;
     if from.get(&table::SEQUENCES.key(&table::NEXT_PACK))?.is_none() {
-        return Err(OpenError::Damaged("the database is empty, which it never was since it was made".into()));
+        return Err(OpenError::Damaged("the database has lost all rows".into()));
     }
     let mut joiner = ReplayRowMerger::default();
     let map = |row: Option<Row>, out: &mut Vec<Row>| joiner.map(row, out);

@@ -75,7 +75,7 @@ pub(super) enum EngineError {
     #[error("{0}")]
     Io(#[from] io::Error),
     /// The disk has no room for a second database.
-    #[error("it takes {needed_mib} MiB of free space, and there are {free_mib} MiB")]
+    #[error("{needed_mib} MiB of free space are needed, and {free_mib} MiB are available")]
     NoRoom { needed_mib: u64, free_mib: u64 },
     /// The files are damaged.
     #[error("{0}")]
@@ -86,7 +86,8 @@ impl From<EngineError> for Fault {
     fn from(error: EngineError) -> Self {
         match error {
             EngineError::Io(error) if space::is_full(&error) => Fault::new(format!(
-                "the disk is full ({error}): free some space or enlarge it, then start again; what was acknowledged is safe"
+                "the disk is full ({error}): free some space or enlarge the disk, then restart; all acknowledged data \
+                 is safe"
             )),
             error => Fault::while_doing("using the database", error),
         }
@@ -386,7 +387,7 @@ impl Batch<'_> {
 fn check(db: &sled::Db, noted: Option<(u64, u64)>) -> Result<Option<Ledger>, EngineError> {
     let damaged = |text: &str| Err(EngineError::Damaged(text.to_owned()));
     let Some(row) = db.get(LEDGER)? else {
-        return if noted.is_some() { damaged("what was written last is missing") } else { Ok(None) };
+        return if noted.is_some() { damaged("the last commits are missing") } else { Ok(None) };
     };
     let Some(ledger) = Ledger::from_bytes(&row) else { return damaged("its ledger does not decode") };
     match noted {
@@ -396,7 +397,7 @@ fn check(db: &sled::Db, noted: Option<(u64, u64)>) -> Result<Option<Ledger>, Eng
         }
         _ => {}
     }
-    if hash_rows(db)? == ledger.sum { Ok(Some(ledger)) } else { damaged("rows are missing in the middle") }
+    if hash_rows(db)? == ledger.sum { Ok(Some(ledger)) } else { damaged("some rows are missing") }
 }
 
 /// Writes the first ledger of a new database, or of one of an older release.
@@ -432,7 +433,7 @@ fn piece_key(key: &[u8], index: u32) -> Vec<u8> {
 /// Runs a call of sled, which reports some kinds of damage by panicking.
 fn catch_panic<T>(f: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
     catch_unwind(AssertUnwindSafe(f))
-        .unwrap_or_else(|panic| Err(EngineError::Damaged(format!("the database gave up: {}", panic_text(&*panic)))))
+        .unwrap_or_else(|panic| Err(EngineError::Damaged(format!("the database panicked: {}", panic_text(&*panic)))))
 }
 
 /// Whether a thread of this name belongs to the database.

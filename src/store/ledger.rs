@@ -93,7 +93,7 @@ pub(super) fn read(dir: &Path) -> io::Result<Option<(u64, u64)>> {
     };
     let records = RECORD_OFFSETS.iter().filter_map(|place| decode(bytes.get(*place as usize..)?.get(..RECORD_BYTES)?));
     let unreadable = || {
-        let text = format!("{NAME} is unreadable; delete it if you are certain that nothing else is damaged");
+        let text = format!("{NAME} is damaged; delete it if you are certain that nothing else is");
         io::Error::new(ErrorKind::InvalidData, text)
     };
     records.max_by_key(|(_, commits)| *commits).ok_or_else(unreadable).map(Some)

@@ -219,7 +219,7 @@ impl Store {
                 // A panic outside of any write stops the store, so its partial changes are never visible.
                 let run = AssertUnwindSafe(|| core.run(receiver, options.group.max(1)));
                 if let Err(panic) = catch_unwind(run) {
-                    core.poison(Fault::while_doing("the store's thread panicked", panic_text(&*panic)));
+                    core.poison(Fault::while_doing("the storage thread panicked", panic_text(&*panic)));
                 }
             }
         })?;
@@ -353,7 +353,7 @@ fn finish(core: &Core, Writer { queue, thread }: Writer) {
         return;
     }
     if thread.join().is_err() {
-        core.poison(Fault::new("the store's thread has panicked"));
+        core.poison(Fault::new("the storage thread has panicked"));
     }
     *core.disk.write().unwrap_or_else(PoisonError::into_inner) = None;
 }

@@ -92,7 +92,9 @@ fn fingerprinted(value: Vec<u8>, key: &FingerprintKey) -> Result<Vec<u8>, OpenEr
         return Ok(value);
     }
     let ids = table::REPLAY.read(&value).map_err(OpenError::from)?;
-    let (ids, []) = ids.as_chunks() else { return Err(OpenError::Damaged("ids of reports are cut off".to_owned())) };
+    let (ids, []) = ids.as_chunks() else {
+        return Err(OpenError::Damaged("a row of report ids is truncated".to_owned()));
+    };
     let fingerprints = ids.iter().flat_map(|id| key.fingerprint(&ReportId::new(*id)).to_be_bytes()).collect::<Vec<_>>();
     table::REPLAY.value(&ByteBuf::from(fingerprints)).map_err(damaged)
 }

@@ -19,8 +19,8 @@ pub struct TaskName(String);
 /// The text is not a valid task name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a task's name has at most {MAX_CHARS} letters, digits, blanks and any of {PUNCTUATION}; it begins with a letter or digit and \
-     does not end with a blank"
+    "a task name has at most {MAX_CHARS} letters, digits, blanks and {PUNCTUATION}; it starts with a letter or digit \
+     and does not end with a blank"
 )]
 pub struct NameError;
 

@@ -199,7 +199,7 @@ fn claim(dir: &Path) -> Result<(File, MarkerState), OpenError> {
         Some(found) if found > LAYOUT => Err(OpenError::Newer { found }),
         None if text.is_empty() => Ok((marker, MarkerState::New)),
         None if text == RESTORING => Err(OpenError::IncompleteRestore),
-        _ => Err(OpenError::Damaged(format!("{MARKER} does not say which version it is"))),
+        _ => Err(OpenError::Damaged(format!("{MARKER} has no valid version"))),
     }
 }
 

@@ -8,33 +8,31 @@ use super::{engine::EngineError, space, state::LoadError, table::RowError, vault
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process uses the directory.
-    #[error("the data directory is in use by another process; stop that one first, or give this one its own")]
+    #[error("the data directory is in use by another process; stop that process or use another directory")]
     Locked,
     /// A later release wrote the directory.
     #[error(
-        "the data directory was written by a newer release (version {found}); run that release, or a newer one, \
-         or restore a backup made before the upgrade"
+        "the data directory was written by a newer release (version {found}); run that release or a newer one, or \
+         restore a backup made before the upgrade"
     )]
     Newer {
         /// The layout version that was found.
         found: u32,
     },
     /// An earlier release wrote the directory, and the command needs the current layout.
-    #[error(
-        "the data directory was written by an earlier release; start the server on it once, which brings it up to date"
-    )]
+    #[error("the data directory was written by an earlier release; start the server once to migrate it")]
     NeedsMigration,
     /// There is no data directory.
-    #[error("there is no data directory there; is --config or --data-dir missing?")]
+    #[error("the data directory does not exist; check --config and --data-dir")]
     NoDataDirectory,
     /// The directory holds other files.
-    #[error("the data directory holds something else; name an empty directory, or one that does not exist yet")]
+    #[error("the directory contains other files; use an empty or new directory")]
     Foreign,
     /// A restore into the directory was interrupted.
-    #[error("a backup was being restored into the data directory and is not complete; delete it and restore again")]
+    #[error("a restore into the data directory was interrupted; delete the directory and restore again")]
     IncompleteRestore,
     /// The directory is not empty.
-    #[error("the directory is not empty, and a backup is restored into an empty one only; name another one")]
+    #[error("the directory is not empty; restore into an empty or new directory")]
     NotEmpty,
     /// The content is damaged.
     #[error("the data directory is damaged ({0}); move it away and restore a backup")]
@@ -44,33 +42,30 @@ pub enum OpenError {
     Key(#[from] KeyError),
     /// The file system is full.
     #[error(
-        "the file system is full, and opening the data directory takes a few megabytes: free some space or enlarge it; \
-         nothing that was acknowledged is lost"
+        "the file system is full, and opening the data directory takes a few megabytes: free some space or enlarge \
+         it; all acknowledged data is safe"
     )]
     Full,
     /// There is no room to rebuild the database.
-    #[error("writing the database anew takes room for a while: {0}; free some space and try again")]
+    #[error("not enough disk space to rebuild the database: {0}; free some space and retry")]
     NoRoom(String),
     /// The file system is read-only.
-    #[error("the file system is mounted read-only; mount it for writing, or name a directory elsewhere")]
+    #[error("the file system is mounted read-only; remount it for writing or use another directory")]
     ReadOnly,
     /// Access is denied.
-    #[error(
-        "there is no permission to use the data directory; run as the user that it belongs to, or give it to this one \
-         with chown -R"
-    )]
+    #[error("permission denied for the data directory; run as its owner, or change its owner with chown -R")]
     PermissionDenied,
     /// Root would work on a directory of another user while the server is stopped.
     #[error(
-        "the data directory belongs to user {0}, who could not read what root leaves behind in it; run this as that user \
-         (the unit file for systemd says how), or start the server and ask it"
+        "the data directory belongs to user {0}, who could not read files created by root; run this command as that \
+         user (see the systemd unit), or start the server and use it through the server"
     )]
     ForeignOwner(u32),
     /// A file is in place of the directory.
-    #[error("there is a file in place of the data directory; name a directory, or a place where one can be made")]
+    #[error("the path of the data directory is a file; use a directory")]
     NotADirectory,
     /// Another error of the file system.
-    #[error("the data directory cannot be used ({0}); look into the system's log for errors of the disk")]
+    #[error("cannot use the data directory ({0}); check the system log for disk errors")]
     Io(io::Error),
 }
 

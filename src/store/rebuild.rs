@@ -164,7 +164,7 @@ pub(super) fn rebuild<E: From<EngineError>>(
             again.close()?;
             match found == totals {
                 true => Ok(totals),
-                false => Err(EngineError::Damaged("what was written does not read back as it was".into()).into()),
+                false => Err(EngineError::Damaged("the copy differs from the original".into()).into()),
             }
         });
     match written {

@@ -42,9 +42,9 @@ pub fn space(path: &Path) -> io::Result<Space> {
 pub fn volatile_file_system(path: &Path) -> io::Result<Option<&'static str>> {
     // Magic numbers from linux/magic.h.
     Ok(match statfs(path)?.f_type as u32 {
-        0x0102_1994 => Some("tmpfs, which is memory"),
-        0x8584_58f6 => Some("ramfs, which is memory"),
-        0x794c_7630 => Some("overlayfs, which goes with its container"),
+        0x0102_1994 => Some("tmpfs, which is in memory"),
+        0x8584_58f6 => Some("ramfs, which is in memory"),
+        0x794c_7630 => Some("overlayfs, which is deleted with its container"),
         _ => None,
     })
 }

@@ -204,13 +204,13 @@ pub(super) enum LoadError {
     Engine(#[from] EngineError),
     #[error(transparent)]
     Row(#[from] RowError),
-    #[error("there are {0} of a task that does not exist")]
+    #[error("{0} of an unknown task exist")]
     Orphan(&'static str),
-    #[error("fingerprints of aggregated reports are cut off")]
+    #[error("a row of fingerprints is truncated")]
     Ids,
-    #[error("the database is empty, which it never was since it was made")]
+    #[error("the database has lost all rows")]
     Empty,
-    #[error("its secrets are encrypted under another key")]
+    #[error("its secrets are encrypted with another key")]
     OtherKey,
 }
 

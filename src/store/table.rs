@@ -80,7 +80,7 @@ pub(super) const SECRETS: EncryptedTable<u8, Secret> = EncryptedTable(Table::new
 pub(super) const ANSWERS: Table<(TaskId, u64, AggregationJobId), Bytes> = Table::new(20, "helper answers", 1);
 /// Abandoned batch ids, and when the sweeper first found nothing else of the batch.
 pub(super) const ABANDONED_BATCHES: Table<(TaskId, BatchId), Option<Time>> =
-    Table::new(21, "batches given up", 2).with_legacy_versions(legacy::abandoned);
+    Table::new(21, "abandoned batches", 2).with_legacy_versions(legacy::abandoned);
 
 /// Tokens of tasks with rotated tokens.
 pub(super) const TOKENS: EncryptedTable<TaskId, Tokens> = EncryptedTable(Table::new(22, "tokens", 1));
@@ -223,10 +223,10 @@ impl<K: Key, V: Serialize + DeserializeOwned> Table<K, V> {
             ciborium::from_reader(&mut body).map_err(|e| self.damaged(e))?
         } else {
             let value = ciborium::from_reader(&mut body).map_err(|e| self.damaged(e))?;
-            let value = (self.upgrade)(version, value).ok_or_else(|| self.damaged("its version does not exist"))?;
+            let value = (self.upgrade)(version, value).ok_or_else(|| self.damaged("its version is unknown"))?;
             value.deserialized().map_err(|e| self.damaged(e))?
         };
-        if body.is_empty() { Ok(value) } else { Err(self.damaged("something follows its value")) }
+        if body.is_empty() { Ok(value) } else { Err(self.damaged("trailing bytes after its value")) }
     }
 
     fn damaged(&self, why: impl ToString) -> RowError {

@@ -126,7 +126,7 @@ impl Tx<'_> {
     pub fn add_task(&mut self, task: Task) -> Result<(), Fault> {
         let id = task.public.id;
         if self.task(&id).is_some() || self.is_removed(&id) {
-            return Err(Fault::new(format!("the id of task {id} is taken")));
+            return Err(Fault::new(format!("the id of task {id} is in use")));
         }
         self.group.set(table::TASKS.key(&id), Some(table::TASKS.value(&self.state.vault, &id, &task)?));
         let precision = task.public.time_precision;
@@ -244,7 +244,7 @@ impl Tx<'_> {
     /// Stores the seed that tokens of provisioned tasks are derived from. Faults if there is one.
     pub fn put_token_seed(&mut self, seed: Secret) -> Result<(), Fault> {
         if self.token_seed().is_some() {
-            return Err(Fault::new("the secret that tokens are derived from is there already"));
+            return Err(Fault::new("the seed of tokens exists already"));
         }
         let value = table::SECRETS.value(&self.state.vault, &table::TOKEN_SEED, &seed)?;
         self.group.set(table::SECRETS.key(&table::TOKEN_SEED), Some(value));
@@ -477,7 +477,7 @@ impl Tx<'_> {
 }
 
 fn task_state_mut<'a>(state: &'a mut State, id: &TaskId) -> Result<&'a mut TaskState, Fault> {
-    state.tasks.get_mut(id).ok_or_else(|| Fault::new(format!("task {id} is changed and does not exist")))
+    state.tasks.get_mut(id).ok_or_else(|| Fault::new(format!("cannot change task {id}: it does not exist")))
 }
 
 impl Rows for Tx<'_> {

@@ -53,25 +53,25 @@ pub enum KeySource {
 pub enum KeyError {
     /// The key file is missing and the directory is not new.
     #[error(
-        "the key file {} is missing, and the secrets in the data directory are encrypted under it: bring it back, or \
-         name its place with secrets.key_file, or give the key itself in DAPBOX_SECRETS__KEY",
+        "the key file {} is missing, which the secrets in the data directory are encrypted with: restore it, set its \
+         path in secrets.key_file, or pass the key in DAPBOX_SECRETS__KEY",
         .0.display()
     )]
     Missing(PathBuf),
     /// The key is malformed.
-    #[error("{0} does not hold a key: 32 bytes as unpadded base64url are expected")]
+    #[error("{0} is not a key: expected 32 bytes as unpadded base64url")]
     Malformed(String),
     /// The key file is readable by everyone.
-    #[error("the key file {} can be read by everybody: chmod 600 it, and think of the key as known", .0.display())]
+    #[error("the key file {} is readable by all users: run chmod 600 on it and treat the key as compromised", .0.display())]
     Exposed(PathBuf),
     /// The key belongs to another directory.
     #[error(
-        "the key does not fit this data directory, whose secrets are encrypted under another: bring back the right one \
-         (its file is {KEY_FILE} in the directory, if nothing else was configured)"
+        "the key is not that of this data directory: restore the right one (by default {KEY_FILE} in the \
+         directory)"
     )]
     Wrong,
     /// The file system failed.
-    #[error("the key file {} cannot be used: {error}", path.display())]
+    #[error("cannot use the key file {}: {error}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
@@ -162,20 +162,20 @@ pub(super) struct Vault(Arc<XChaCha20Poly1305>);
 
 /// A value was encrypted under another key or for another row.
 #[derive(Debug, thiserror::Error)]
-#[error("it does not decrypt")]
+#[error("it cannot be decrypted")]
 pub(super) struct DecryptError;
 
 impl Vault {
     /// Creates a vault with a key of 32 bytes.
     pub(super) fn new(key: &Secret) -> Result<Self, KeyError> {
         let cipher = XChaCha20Poly1305::new_from_slice(key.expose());
-        Ok(Self(Arc::new(cipher.map_err(|_| KeyError::Malformed("what was given".to_owned()))?)))
+        Ok(Self(Arc::new(cipher.map_err(|_| KeyError::Malformed("the given value".to_owned()))?)))
     }
 
     /// Encrypts the value of a row.
     pub(super) fn seal(&self, row: &[u8], value: &[u8]) -> Result<Vec<u8>, Fault> {
         let mut nonce = [0; NONCE_BYTES];
-        OsRng.try_fill_bytes(&mut nonce).map_err(|error| Fault::while_doing("drawing a nonce", error))?;
+        OsRng.try_fill_bytes(&mut nonce).map_err(|error| Fault::while_doing("generating a nonce", error))?;
         let sealed = self.0.encrypt(&nonce.into(), Payload { msg: value, aad: row });
         let sealed = sealed.map_err(|_| Fault::new("a secret is too long to be encrypted"))?;
         Ok([&nonce[..], &sealed].concat())

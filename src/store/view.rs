@@ -89,7 +89,7 @@ impl View<'_> {
 
     /// Loads the first of these reports, up to about `most` bytes but at least one.
     pub fn load_some_reports(&self, task: &TaskId, positions: &[ReportRef], most: usize) -> Result<Vec<Report>, Fault> {
-        let missing = |at: &ReportRef| Fault::new(format!("report {at:?} of task {task} is not there"));
+        let missing = |at: &ReportRef| Fault::new(format!("report {at:?} of task {task} does not exist"));
         let is_alive = |at| self.task(task).is_some_and(|task| task.waiting.is_alive(at));
         let mut current: Option<(u64, PackRecord)> = None;
         let mut reports = Vec::new();

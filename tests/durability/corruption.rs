@@ -88,7 +88,7 @@ fn locks_data_directory() {
     let dir = TempDir::new().unwrap();
     let data = dir.path().join("data");
     let running = Server::start(&data);
-    assert_fails(serve(&data), &[data.to_str().unwrap(), "in use by another process", "stop that one"]);
+    assert_fails(serve(&data), &[data.to_str().unwrap(), "in use by another process", "stop that process"]);
     // The lock holds without the control socket.
     fs::remove_file(data.join("control.sock")).unwrap();
     let list = dapbox(&["task", "list", "--data-dir", data.to_str().unwrap()]);
@@ -113,7 +113,7 @@ fn refuses_newer_foreign_or_damaged_directory_with_hint() {
         assert_fails(serve(&data), &[data.to_str().unwrap(), "damaged", "restore a backup"]);
     }
     fs::remove_file(&marker).unwrap();
-    assert_fails(serve(&data), &[data.to_str().unwrap(), "something else", "name an empty directory"]);
+    assert_fails(serve(&data), &[data.to_str().unwrap(), "other files", "use an empty or new directory"]);
     // A refused directory is unchanged and opens again after its repair.
     fs::write(&marker, &text).unwrap();
     fs::write(data.join("tables/db"), database).unwrap();
@@ -126,7 +126,7 @@ fn refuses_file_in_place_of_directory() {
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
     for path in [file.clone(), file.join("below")] {
-        assert_fails(serve(&path), &[path.to_str().unwrap(), "a file in place", "name a directory"]);
+        assert_fails(serve(&path), &[path.to_str().unwrap(), "is a file", "use a directory"]);
     }
 }
 
@@ -156,5 +156,5 @@ fn refuses_directory_of_another_user_with_hint() {
     } else {
         fs::set_permissions(data.join("dapbox-data"), fs::Permissions::from_mode(0o000)).unwrap();
     }
-    assert_fails(command, &[data.to_str().unwrap(), "no permission", "chown"]);
+    assert_fails(command, &[data.to_str().unwrap(), "permission denied", "chown"]);
 }

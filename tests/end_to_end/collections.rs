@@ -190,7 +190,7 @@ async fn stays_collected(parties: &Parties, builder: &ReportBuilder, body: Optio
     }
     // The problem document lists the free intervals, or says that there is none.
     for (query, free) in [
-        (hours(1, 2), "no part of the interval is free".to_owned()),
+        (hours(1, 2), "the whole interval is collected".to_owned()),
         (hours(2, 5), format!("free: {} to {}", timestamp::show(hour(3)), timestamp::show(hour(5)))),
     ] {
         let detail = problem(&parties.create_collection(query).await.answer).detail;

@@ -317,7 +317,7 @@ fn tampered(task: &TaskParameters, told: RelayedAnswer, tamper: ProtocolViolatio
 
 /// Answers that violate the protocol (DAP-09 section 4.5.1.1, DAP-18 section 4.5.3.1).
 const BREACHES: [(&str, ProtocolViolation); 5] = [
-    ("another order", |resps| resps.swap(1, 3)),
+    ("wrong order", |resps| resps.swap(1, 3)),
     ("a report left out", |resps| drop(resps.pop())),
     ("a report twice", |resps| resps.push(resps[4].clone())),
     ("another report", |resps| resps[2].report_id = ReportId::new([9; 16])),

@@ -93,7 +93,7 @@ async fn backs_up_and_restores_from_command_line() {
     );
     let good = fs::read(&file).unwrap();
     assert_code(&run(dapbox(&["backup", "verify", "-"]), good.clone()).await, 0);
-    for (bad, says) in [(good[..good.len() - 5].to_vec(), "cut off"), ([&good[..], &[0]].concat(), "damaged")] {
+    for (bad, says) in [(good[..good.len() - 5].to_vec(), "truncated"), ([&good[..], &[0]].concat(), "damaged")] {
         let refused = assert_code(&run(dapbox(&["backup", "verify", "-"]), bad.clone()).await, 1);
         assert!(refused.contains(says), "{refused}");
         let nowhere = dir.path().join("nowhere");

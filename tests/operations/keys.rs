@@ -247,7 +247,7 @@ async fn lists_rotates_disables_and_deletes_keys(#[values(true, false)] is_runni
     assert_eq!((code, &changes[0]["before"], &changes[0]["after"]), (0, &"expired".into(), &Value::Null));
     for arguments in [["disable", &second.to_string()], ["disable", "256"]] {
         let (text, code) = dapbox_keys(&node, &arguments).await;
-        let expected = if arguments[1] == "256" { (2, "256") } else { (1, "there is no HPKE key") };
+        let expected = if arguments[1] == "256" { (2, "256") } else { (1, "does not exist") };
         assert!(code == expected.0 && text.contains(expected.1), "{code}: {text}");
     }
     if !is_running {

@@ -251,7 +251,8 @@ async fn check_numbers(pair: &Pair, parties: &Parties) {
     let by_command: Overview = serde_json::from_str(&json).unwrap();
     assert_eq!((&by_command.tasks[0].batches, &by_command.tasks[0].refused), (&view.batches, &view.refused));
     let shown = stdout(&["status"], &pair.leader).await;
-    let parts = ["ready, up", ", 4 in all", "1 ready to collect, 1 with too few reports", "1  of a time too far ahead"];
+    let parts =
+        ["ready, up", ", 4 in all", "1 ready to collect, 1 with too few reports", "1  with a time too far ahead"];
     for part in parts {
         assert!(shown.contains(part), "{part}: {shown}");
     }

@@ -19,31 +19,31 @@ const MAX_LABEL: usize = 63;
 pub fn check(config: &Config) -> Result<(), String> {
     let acme = &config.acme;
     if config.tls.mode == TlsMode::Acme && acme.domains.is_empty() {
-        return Err("tls.mode is 'acme', but acme.domains names no domain: set it to the names under which this \
-                    server is reached, such as [\"dap.example.org\"]"
+        return Err("tls.mode is 'acme', but acme.domains is empty: set it to the names of this server, such as \
+                    [\"dap.example.org\"]"
             .to_owned());
     }
     if acme.domains.len() > MAX_DOMAINS {
-        return Err(format!("acme.domains has more than {MAX_DOMAINS} names, and no authority takes so many"));
+        return Err(format!("acme.domains has more than {MAX_DOMAINS} names, the maximum of public authorities"));
     }
     let mut seen = BTreeSet::new();
     for domain in &acme.domains {
         check_domain(domain).map_err(|why| format!("acme.domains: '{domain}' {why}"))?;
         if !seen.insert(domain.to_ascii_lowercase()) {
-            return Err(format!("acme.domains: '{domain}' is there twice"));
+            return Err(format!("acme.domains: '{domain}' occurs twice"));
         }
     }
     check_email(&acme.contact_email)?;
     let is_base = acme.directory.parse::<BaseUrl>().is_ok();
     let directory = Url::parse(&acme.directory).ok().filter(|url| is_base && url.scheme() == "https");
     let Some(directory) = directory else {
-        return Err(format!("acme.directory: '{}' is no https URL", acme.directory));
+        return Err(format!("acme.directory: '{}' is not an https URL", acme.directory));
     };
     if *acme.retry_initial < LEAST_PAUSE && !is_local(&directory) {
-        return Err("acme.retry_initial must not be less than a minute: authorities lock out who asks too often".into());
+        return Err("acme.retry_initial must be at least a minute: authorities limit the number of attempts".into());
     }
     if acme.retry_initial > acme.retry_max || acme.retry_initial.is_zero() {
-        return Err("acme.retry_initial must be longer than nothing and must not exceed acme.retry_max".to_owned());
+        return Err("acme.retry_initial must be positive and must not exceed acme.retry_max".to_owned());
     }
     Ok(())
 }
@@ -52,13 +52,13 @@ pub fn check(config: &Config) -> Result<(), String> {
 fn check_domain(domain: &str) -> Result<(), &'static str> {
     let bare = domain.trim_start_matches('[').trim_end_matches(']');
     if bare.parse::<IpAddr>().is_ok() {
-        return Err("is an address; certificates are for names: give this server a name in the DNS");
+        return Err("is an address, but certificates need names: create a DNS name for this server");
     }
     if domain.starts_with("*.") {
-        return Err("has a wildcard, which needs another challenge than the one on port 443: list each name instead");
+        return Err("has a wildcard, which TLS-ALPN-01 cannot validate: list each name");
     }
     if !domain.is_ascii() {
-        return Err("is not ASCII: write it as it is in the DNS, with xn--");
+        return Err("is not ASCII: write it in its DNS form, with xn--");
     }
     let is_label = |label: &str| {
         let fits = (1..=MAX_LABEL).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-');
@@ -66,7 +66,7 @@ fn check_domain(domain: &str) -> Result<(), &'static str> {
     };
     let ends_in_number = domain.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
     if domain.len() > MAX_NAME || !domain.split('.').all(is_label) || ends_in_number {
-        return Err("is no DNS name: write it like dap.example.org, without https:// and port");
+        return Err("is not a DNS name: write it like dap.example.org, without https:// and port");
     }
     Ok(())
 }
@@ -81,7 +81,8 @@ fn check_email(email: &str) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "acme.contact_email: '{email}' is no e-mail address: write it like admin@example.org, or leave it empty"
+        "acme.contact_email: '{email}' is not an e-mail address: write it like admin@example.org, or leave it \
+         empty"
     ))
 }
 
@@ -119,15 +120,15 @@ mod tests {
             ("[2001:db8::1]", "address"),
             ("*.example.org", "wildcard"),
             ("bücher.example", "xn--"),
-            ("https://example.org", "no DNS name"),
-            ("example.org:443", "no DNS name"),
-            ("example.org.", "no DNS name"),
-            ("ex ample.org", "no DNS name"),
-            ("-a.example", "no DNS name"),
-            ("1.2.3.4.5", "no DNS name"),
-            ("../../etc", "no DNS name"),
-            ("", "no DNS name"),
-            (long.as_str(), "no DNS name"),
+            ("https://example.org", "not a DNS name"),
+            ("example.org:443", "not a DNS name"),
+            ("example.org.", "not a DNS name"),
+            ("ex ample.org", "not a DNS name"),
+            ("-a.example", "not a DNS name"),
+            ("1.2.3.4.5", "not a DNS name"),
+            ("../../etc", "not a DNS name"),
+            ("", "not a DNS name"),
+            (long.as_str(), "not a DNS name"),
         ] {
             let error = with(|config| config.acme.domains = vec![name.to_owned()]).unwrap_err();
             assert!(error.contains(hint) && error.contains("acme.domains"), "{error}");
@@ -138,15 +139,15 @@ mod tests {
 
     #[test]
     fn rejects_invalid_acme_options() {
-        assert!(with(|config| config.acme.domains.clear()).unwrap_err().contains("names no domain"));
+        assert!(with(|config| config.acme.domains.clear()).unwrap_err().contains("is empty"));
         for email in ["admin", "@example.org", "a@b", "a@example.org?subject=x", "a b@example.org", "a@b@example.org"] {
             let error = with(|config| config.acme.contact_email = email.to_owned()).unwrap_err();
-            assert!(error.contains("no e-mail address"), "{error}");
+            assert!(error.contains("not an e-mail address"), "{error}");
         }
         assert_eq!(with(|config| config.acme.contact_email = "first.last+dap@example.org".to_owned()), Ok(()));
         for directory in ["http://example.org/dir", "example.org", ""] {
             let error = with(|config| config.acme.directory = directory.to_owned()).unwrap_err();
-            assert!(error.contains("no https URL"), "{error}");
+            assert!(error.contains("not an https URL"), "{error}");
         }
         let hasty = |directory: &str| {
             with(|config| {
@@ -154,7 +155,7 @@ mod tests {
                 config.acme.retry_initial = Seconds::new(1);
             })
         };
-        assert!(hasty("https://example.org/dir").unwrap_err().contains("less than a minute"));
+        assert!(hasty("https://example.org/dir").unwrap_err().contains("at least a minute"));
         assert_eq!(hasty("https://127.0.0.1:14000/dir"), Ok(()));
         // Without `acme` no domains are needed.
         assert_eq!(check(&Config::default()), Ok(()));

@@ -20,8 +20,8 @@ pub fn parse(text: &str) -> Result<SocketAddr, String> {
         return Ok((Ipv4Addr::LOCALHOST, port).into());
     }
     Err(format!(
-        "'{text}' is no address to listen on; write an IP address and a port, such as 127.0.0.1:8080, [::1]:8080, or \
-         [::]:8080 for all (of names only localhost:PORT is known)"
+        "'{text}' is not a listen address; write an IP address and a port, such as 127.0.0.1:8080, [::1]:8080, or \
+         [::]:8080 for all addresses (the only known name is localhost)"
     ))
 }
 

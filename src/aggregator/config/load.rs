@@ -156,7 +156,7 @@ impl Config {
             ("retention.sweep_interval", self.retention.sweep_interval),
         ];
         if let Some((key, _)) = not_zero.iter().find(|(_, value)| value.is_zero()) {
-            return Err(ConfigError::Invalid(format!("{key} must be longer than nothing")));
+            return Err(ConfigError::Invalid(format!("{key} must be positive")));
         }
         let enough = [
             (
@@ -179,7 +179,7 @@ impl Config {
             return Err(ConfigError::Invalid(text));
         }
         if !self.hpke.rotate_every.is_zero() && self.hpke.rotate_every <= self.hpke.pending_time {
-            let text = "hpke.rotate_every must be longer than hpke.pending_time, or 0s for never";
+            let text = "hpke.rotate_every must exceed hpke.pending_time, or be 0s for no rotation";
             return Err(ConfigError::Invalid(text.to_owned()));
         }
         if leader.retry_initial > leader.retry_max {

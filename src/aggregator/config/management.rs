@@ -37,7 +37,7 @@ impl Management {
 pub(super) fn check(config: &Config) -> Result<(), String> {
     check_path(&config.management.path)?;
     if config.management.is_on() && config.public_url.is_empty() {
-        return Err("public_url must be set with the management API on: control planes are told it".to_owned());
+        return Err("the management API needs public_url, which control planes receive: set it".to_owned());
     }
     Ok(())
 }
@@ -50,13 +50,13 @@ fn check_path(path: &str) -> Result<(), String> {
     let is_part = |part: &str| !part.is_empty() && !part.starts_with('.') && part.bytes().all(fits);
     let Some(parts) = path.strip_prefix('/').filter(|parts| parts.split('/').all(is_part)) else {
         return Err(format!(
-            "management.path '{path}' must be like /api: it begins with a slash, ends with none, and has letters, digits \
-             and any of -._~ in between"
+            "management.path '{path}' must be like /api: a slash, then letters, digits and -._~, without a slash at \
+             the end"
         ));
     };
     match parts.split('/').next() {
         Some(first) if first.starts_with("dap-") => {
-            Err(format!("management.path '{path}' must not be below /{first}, which is for the protocol"))
+            Err(format!("management.path '{path}' must not be below /{first}, which is reserved for the protocol"))
         }
         _ => Ok(()),
     }

@@ -106,7 +106,7 @@ impl<'de> Deserialize<'de> for OptionalAddress {
         if text.trim().is_empty() {
             return Ok(Self(None));
         }
-        let expected = |why| D::Error::custom(format!("{why}, or nothing for none"));
+        let expected = |why| D::Error::custom(format!("{why}, or leave it empty for none"));
         address::parse(&text).map(|address| Self(Some(address))).map_err(expected)
     }
 }
@@ -118,12 +118,12 @@ pub fn check_public_url(text: &str) -> Result<(), String> {
     }
     let parsed: BaseUrl = text.parse().map_err(|why: BaseUrlError| why.to_string())?;
     if parsed.as_str() != text {
-        return Err(format!("'{}' must not have blanks around it", text.escape_debug()));
+        return Err(format!("'{}' must not have surrounding blanks", text.escape_debug()));
     }
     let url = Url::parse(text).map_err(|why| format!("'{text}': {why}"))?;
     let last = url.path().trim_end_matches('/').rsplit('/').next().unwrap_or_default();
     match last.strip_prefix("dap-") {
-        Some(_) => Err(format!("'{text}' must end before /{last}: it is the same for all revisions")),
+        Some(_) => Err(format!("'{text}' must not contain /{last}: the URL is the same for all revisions")),
         None => Ok(()),
     }
 }
@@ -138,7 +138,7 @@ impl Tls {
             return Some(format!("{missing} must name a file when tls.mode is \"files\""));
         }
         let (given, _) = files.iter().find(|(_, path)| !is_empty(path))?;
-        Some(format!("{given} is of no use unless tls.mode is \"files\""))
+        Some(format!("{given} has no effect unless tls.mode is \"files\""))
     }
 }
 
@@ -146,7 +146,10 @@ impl Proxy {
     /// Returns why the options are invalid.
     pub(super) fn invalid_reason(&self) -> Option<String> {
         let everybody = self.trusted.iter().find(|network| network.prefix_len() == 0)?;
-        Some(format!("proxy.trusted has {everybody}: anybody could claim any address; name the proxies' own networks"))
+        Some(format!(
+            "proxy.trusted contains {everybody}, which lets any client forge its address; list the networks \
+                      of the proxies"
+        ))
     }
 }
 

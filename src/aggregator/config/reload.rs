@@ -100,9 +100,9 @@ impl Config {
                 }
             }
         }
-        let mixed: Self = table.try_into().map_err(|error| ConfigError::Invalid(format!("reloading: {error}")))?;
+        let mixed: Self = table.try_into().map_err(|error| ConfigError::Invalid(format!("cannot reload: {error}")))?;
         mixed.check().map_err(|error| {
-            let text = format!("{error}; as not all of it can change while the server runs, restart it");
+            let text = format!("{error}; some of these options need a restart: restart the server");
             ConfigError::Invalid(text)
         })?;
         Ok(mixed)

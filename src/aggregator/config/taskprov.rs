@@ -35,7 +35,7 @@ impl Default for Taskprov {
 /// Requires `public_url` with peers: it tells our tasks from those of other servers.
 pub(super) fn check_options(config: &Config) -> Result<(), String> {
     if !config.taskprov.peers.is_empty() && config.public_url.is_empty() {
-        return Err("public_url must be set with taskprov.peers: tasks of other servers are refused by it".to_owned());
+        return Err("taskprov.peers needs public_url, which identifies the tasks of this server: set it".to_owned());
     }
     Ok(())
 }
@@ -91,7 +91,7 @@ pub fn read_peers(paths: &[PathBuf]) -> Result<Vec<PeerAggregator>, String> {
         let peer = read_peer(path)?;
         if peers.iter().any(|known| peer.name().matches(known)) {
             let PeerName { endpoint, role } = peer.name();
-            return Err(format!("{}: there is a file of the {role} {endpoint} already", path.display()));
+            return Err(format!("{}: another file already describes the {role} {endpoint}", path.display()));
         }
         peers.push(peer);
     }
@@ -124,13 +124,17 @@ impl PeerFile {
             PeerRole::Leader if of_leader && of_helper == [false; 2] => {
                 PeerCredentials::Leader { tokens: self.leader_token_hashes }
             }
-            PeerRole::Leader => return Err("a leader has leader_token_hashes, and no other tokens".to_owned()),
+            PeerRole::Leader => {
+                return Err("the file of a leader must have leader_token_hashes and no other tokens".to_owned());
+            }
             PeerRole::Helper if !of_leader && of_helper == [true; 2] => PeerCredentials::Helper {
                 tokens: self.helper_tokens.into_iter().map(|PresentedToken(token)| token).collect(),
                 collector_tokens: self.collector_token_hashes,
             },
             PeerRole::Helper => {
-                return Err("a helper has helper_tokens and collector_token_hashes, and no other tokens".to_owned());
+                return Err("the file of a helper must have helper_tokens and collector_token_hashes and no other \
+                            tokens"
+                    .to_owned());
             }
         };
         let peer = PeerAggregator {
@@ -156,14 +160,14 @@ impl PeerFile {
 pub fn check(peer: &PeerAggregator) -> Result<(), String> {
     match peer.endpoint.parse::<BaseUrl>() {
         Ok(url) if url.as_str() == peer.endpoint => {}
-        Ok(_) => return Err(format!("the endpoint {:?} must not have blanks around it", peer.endpoint)),
+        Ok(_) => return Err(format!("the endpoint {:?} must not have surrounding blanks", peer.endpoint)),
         Err(why) => return Err(format!("the endpoint: {why}")),
     }
     if peer.verify_key_init.expose().len() != VERIFY_KEY_INIT_BYTES {
-        return Err(format!("verify_key_init must be {VERIFY_KEY_INIT_BYTES} bytes in base64url, without padding"));
+        return Err(format!("verify_key_init must be {VERIFY_KEY_INIT_BYTES} bytes as unpadded base64url"));
     }
     if !hpke::is_supported(&peer.collector_hpke_config) {
-        return Err("the collector's key is of an algorithm that is not supported, or is unusable".to_owned());
+        return Err("the collector's key is invalid or has an unsupported algorithm".to_owned());
     }
     Ok(())
 }
@@ -182,13 +186,13 @@ fn heading(role: PeerRole) -> &'static [&'static str] {
 }
 
 const COMMENTS: [(&str, &str); 8] = [
-    ("endpoint", "The peer, as it stands in the configurations of tasks."),
-    ("verify_key_init", "SECRET. What the verification keys of tasks are derived from: the same in both files."),
-    ("leader_token_hashes", "SHA-256 of what the leader may present to the helper."),
-    ("helper_tokens", "SECRET. What the leader presents to the helper; the first one first."),
-    ("collector_token_hashes", "SHA-256 of what the collector may present to the leader."),
-    ("report_expiry_age", "Reports older than this are refused and forgotten."),
-    ("min_batch_size", "Tasks with a smaller minimum batch size are refused."),
+    ("endpoint", "The base URL of the peer, as in task configurations."),
+    ("verify_key_init", "SECRET. The secret that verification keys are derived from: the same in both files."),
+    ("leader_token_hashes", "SHA-256 of the tokens that the leader presents to the helper."),
+    ("helper_tokens", "SECRET. The tokens that the leader presents to the helper, in order of preference."),
+    ("collector_token_hashes", "SHA-256 of the tokens that the collector presents to the leader."),
+    ("report_expiry_age", "Reports older than this are rejected and deleted."),
+    ("min_batch_size", "Tasks with a smaller minimum batch size are rejected."),
     ("[collector_key]", "The public key that aggregates are sealed to (numbers as in RFC 9180)."),
 ];
 

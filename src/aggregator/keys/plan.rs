@@ -67,15 +67,15 @@ impl Request {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// There is no such key.
-    #[error("there is no HPKE key {0}; 'dapbox keys list' shows all")]
+    #[error("HPKE key {0} does not exist; list them with 'dapbox keys list'")]
     Unknown(u8),
     /// The key was active before and has expired.
-    #[error("HPKE key {0} has expired, and is not handed out again; 'dapbox keys rotate' makes a new one")]
+    #[error("HPKE key {0} has expired and cannot be activated; create a new one with 'dapbox keys rotate'")]
     Expired(u8),
     /// There are too many keys.
     #[error(
-        "there are {MAX_KEYS} HPKE keys, and ids for few more; let some be deleted first: 'dapbox keys list' says what \
-         they are kept for, and 'dapbox keys delete' deletes one"
+        "{MAX_KEYS} HPKE keys exist, which is the maximum; delete some with 'dapbox keys delete' ('dapbox keys list' \
+         shows why each is kept)"
     )]
     TooMany,
 }

@@ -76,19 +76,19 @@ impl Record {
 #[derive(Debug, thiserror::Error)]
 pub enum FormatError {
     /// It is no backup.
-    #[error("this is not a backup: it begins with something else")]
+    #[error("the file is not a backup")]
     Foreign,
     /// A later release created it.
-    #[error("the backup was made by a newer release; use that release, or a newer one, to restore it")]
+    #[error("the backup was made by a newer release; restore it with that release or a newer one")]
     Newer,
     /// It is truncated.
-    #[error("the backup is cut off; it was not finished, or not copied whole: use another one")]
+    #[error("the backup is truncated; use another one")]
     CutOff,
     /// It is damaged.
     #[error("the backup is damaged ({0}); use another one")]
     Damaged(String),
     /// The input failed.
-    #[error("the backup cannot be read: {0}")]
+    #[error("cannot read the backup: {0}")]
     Io(io::Error),
 }
 
@@ -149,7 +149,7 @@ impl<W: Write> Writer<W> {
 
     fn put_length(&mut self, length: usize, most: u32) -> io::Result<()> {
         let length = u32::try_from(length).ok().filter(|length| *length <= most);
-        let length = length.ok_or_else(|| io::Error::other("a row is longer than a backup can hold"))?;
+        let length = length.ok_or_else(|| io::Error::other("a row exceeds the maximum length of a backup"))?;
         self.put(&length.to_be_bytes())
     }
 
@@ -193,7 +193,7 @@ impl<R: Read> Reader<R> {
         let bytes = reader.take(length)?;
         let mut rest = &bytes[..];
         reader.header = ciborium::from_reader(&mut rest).map_err(|_| FormatError::damaged("its header"))?;
-        if rest.is_empty() { Ok(reader) } else { Err(FormatError::damaged("something follows its header")) }
+        if rest.is_empty() { Ok(reader) } else { Err(FormatError::damaged("trailing bytes after its header")) }
     }
 
     /// The header. It is verified only after the end was read.
@@ -222,7 +222,7 @@ impl<R: Read> Reader<R> {
             return Ok(None);
         }
         if ![ROW, CHANGED, GONE].contains(&kind) {
-            return Err(FormatError::damaged("a record is of no kind that there is"));
+            return Err(FormatError::damaged("a record has an unknown kind"));
         }
         let key = self.length(MAX_KEY)?;
         let value = if kind == GONE { 0 } else { self.length(MAX_VALUE)? };
@@ -243,10 +243,10 @@ impl<R: Read> Reader<R> {
             return Err(FormatError::damaged("its checksum does not match"));
         }
         if records != self.records {
-            return Err(FormatError::damaged("it has another number of rows than it says"));
+            return Err(FormatError::damaged("its number of records does not match"));
         }
         if self.input.read(&mut [0]).map_err(FormatError::Io)? != 0 {
-            return Err(FormatError::damaged("something follows its end"));
+            return Err(FormatError::damaged("trailing bytes after its end"));
         }
         self.moment = Some(moment);
         Ok(())

@@ -45,8 +45,8 @@ pub enum RestoreError {
     Directory(#[from] OpenError),
     /// The encryption key is missing.
     #[error(
-        "the backup does not hold the key that its secrets are encrypted under: give it with --key-file (it is \
-         secrets.key in the directory that was backed up, if nothing else was configured)"
+        "the backup does not contain its encryption key: pass it with --key-file (by default it is secrets.key in the \
+         original data directory)"
     )]
     NoKey,
     /// The encryption key is invalid.
@@ -144,7 +144,7 @@ fn apply(engine: &Engine, reader: &mut Reader<impl Read>, mut read: impl FnMut(u
             bytes += value.len();
         }
         match record {
-            Record::Row(key, _) if key <= last => return Err(damaged("its rows are not in order").into()),
+            Record::Row(key, _) if key <= last => return Err(damaged("its rows are out of order").into()),
             Record::Row(key, value) => {
                 commit(engine, &mut changes)?;
                 last.clone_from(&key);

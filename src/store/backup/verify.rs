@@ -24,10 +24,10 @@ pub enum VerifyError {
     #[error(transparent)]
     Format(#[from] FormatError),
     /// Its layout is unknown.
-    #[error("the backup is of another release (layout {0}); use that release, or a newer one, to restore it")]
+    #[error("the backup has an unknown layout ({0}); restore it with the release that made it or a newer one")]
     OtherLayout(u32),
     /// It contains an invalid row.
-    #[error("the backup holds {0}; use the release that made it, or a newer one, or another backup")]
+    #[error("the backup contains {0}; use the release that made it, a newer one, or another backup")]
     Row(String),
 }
 
@@ -126,7 +126,7 @@ pub(super) fn check_header(header: &Header) -> Result<(), VerifyError> {
 pub(super) fn check_row(key: &[u8], value: &[u8]) -> Result<(), VerifyError> {
     let prefix = key.first().copied().unwrap_or_default();
     let Some((_, check)) = TABLES.iter().find(|(of, _)| *of == prefix) else {
-        return Err(VerifyError::Row(format!("a row of a table that this program does not know ({prefix})")));
+        return Err(VerifyError::Row(format!("a row of an unknown table ({prefix})")));
     };
     Ok(check(key, value)?)
 }

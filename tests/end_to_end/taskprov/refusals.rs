@@ -81,9 +81,9 @@ async fn helper_rejects_invalid_advertisement_without_storing_it() {
     // The id always matches; every other field may be wrong.
     type Corruption = fn(&mut TaskParameters);
     let cases: [(&str, Corruption); 6] = [
-        ("not this server's", |task| task.helper_url = "https://stranger.example/".to_owned()),
-        ("leader is not one", |task| task.leader_url = "https://stranger.example/".to_owned()),
-        ("operator allows, which is 2", |task| task.min_batch_size = 1),
+        ("not that of this server", |task| task.helper_url = "https://stranger.example/".to_owned()),
+        ("leader is not a configured peer", |task| task.leader_url = "https://stranger.example/".to_owned()),
+        ("below the minimum of this aggregator, 2", |task| task.min_batch_size = 1),
         ("expired", |task| task.task_expiration = Some(Time(clock::now().0 - 1))),
         ("VDAF", |task| task.vdaf = VdafConfig::Prio3Histogram { length: 3, chunk_length: 0 }),
         ("maximum batch size", |task| task.batch_mode = BatchMode::fixed_size(Some(1))),
@@ -289,7 +289,7 @@ async fn anonymous_requests_do_not_consume_peer_quota() {
         assert_rejected(
             &put(&elsewhere, Bytes::from_static(b"x")).await,
             ProblemType::InvalidTask,
-            "not this server's",
+            "not that of this server",
         );
         let ours = pair.task(|_| {});
         assert_rejected(&put(&ours, Bytes::from(vec![n; 100])).await, ProblemType::InvalidMessage, "");

@@ -187,11 +187,8 @@ async fn rejects_invalid_task_with_reason() {
             vdaf("Prio3Histogram", json!({ "length": 4, "chunk_length": 2, "dp_strategy": laplace })),
             "positive fraction",
         ),
-        (
-            with(|request| request["aggregator_auth_token"] = token.clone()),
-            "a helper makes aggregator_auth_token itself",
-        ),
-        (with(|request| request["collector_auth_token_hash"] = hash.clone()), "a helper has nothing to do with"),
+        (with(|request| request["aggregator_auth_token"] = token.clone()), "a helper generates aggregator_auth_token"),
+        (with(|request| request["collector_auth_token_hash"] = hash.clone()), "a helper does not use"),
         (leader(None, Some(&hash)), "a leader needs aggregator_auth_token"),
         (leader(Some(&token), None), "a leader needs collector_auth_token_hash"),
         (leader(Some(&json!({ "type": "Bearer", "token": "a b" })), Some(&hash)), "invalid token: only letters"),

@@ -42,7 +42,7 @@ async fn replaces_token_without_gap() {
     node.restart().await;
     assert!(!is_taken(&node, &old).await && is_taken(&node, &new).await);
     let unknown = token(&node, &["revoke", "old"]).unwrap_err();
-    assert!(unknown.contains("no API token"), "{unknown}");
+    assert!(unknown.contains("does not exist"), "{unknown}");
 
     // Without a server.
     node.stop().await;

@@ -165,7 +165,7 @@ fn stores_urls_as_parsed() {
     for (url, why) in [
         (format!("{helper}/dap-\\n09/"), "line breaks"),
         (format!("{helper}/dap-09/#x"), "fragment"),
-        (format!("{leader}/dap-09"), "same URL"),
+        (format!("{leader}/dap-09"), "different URLs"),
     ] {
         fs::write(sandbox.path("bad.toml"), file.replace(&line, &format!("helper_url = \"{url}\""))).unwrap();
         let said = sandbox.run(&["task", "add", "bad.toml"]);

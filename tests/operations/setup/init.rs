@@ -99,7 +99,7 @@ fn initializes_server_with_certificate_files() {
         ("good.pem", "none.key", &url, "there is no file"),
         ("good.pem", "good.pem", &url, "no usable private key"),
         ("good.pem", "good.key", "http://localhost", "https://"),
-        ("good.pem", "good.key", "https://localhost/dap-09/", "must end before /dap-09"),
+        ("good.pem", "good.key", "https://localhost/dap-09/", "must not contain /dap-09"),
         ("good.pem", "good.key", "localhost", "the public URL"),
     ] {
         let said = run(certificate, key, url);
