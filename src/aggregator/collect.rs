@@ -157,7 +157,7 @@ fn check_query(
 
 /// Advances a waiting collection job as far as possible without the helper. Returns true if it no longer waits.
 ///
-/// `noise` is a sample for this call ([`Preparer::noise`](dapbox_protocol::vdaf::Preparer::noise)). It is added to the
+/// `noise` is a sample for this call ([`Preparer::sample_noise`](dapbox_protocol::vdaf::Preparer::sample_noise)). It is added to the
 /// share if this call closes the batch, in the same write, so that a batch never gets two samples. Without a sample no
 /// batch is closed.
 pub fn advance(
@@ -349,7 +349,7 @@ pub fn fail(tx: &mut Tx<'_>, task: &TaskId, id: CollectionJobId, refusal: Refusa
     if let Some(batch) = results::batch_of(&job)
         && results::stage(tx, task, &batch) == Some(ResultStage::Pending)
     {
-        results::advance(tx, task, batch, ResultStage::Failed { told: None })?;
+        results::advance(tx, task, batch, ResultStage::Failed { reported: None })?;
     }
     tx.put_collection(task, id, CollectionJobRecord { state: failed(refusal.kind, refusal.detail), ..job })
 }

@@ -29,8 +29,8 @@ pub fn batch_of(job: &CollectionJobRecord) -> Option<BatchSelector> {
 fn stage_after_report(job: &CollectionJobRecord, result: &ResultRecord, now: Time) -> Option<ResultStage> {
     match (&job.state, result.stage) {
         (CollectionState::Done { .. }, ResultStage::Ready) => Some(ResultStage::Fetched { at: now }),
-        (CollectionState::Failed { .. }, ResultStage::Failed { told: None }) => {
-            Some(ResultStage::Failed { told: Some(now) })
+        (CollectionState::Failed { .. }, ResultStage::Failed { reported: None }) => {
+            Some(ResultStage::Failed { reported: Some(now) })
         }
         _ => None,
     }
@@ -83,7 +83,7 @@ pub fn is_superseded(
     let stage = batch_of(&job).and_then(|batch| tx.task(task)?.results.get(&batch)).map(|result| result.stage);
     Ok(match (job.state, stage) {
         (CollectionState::Done { .. }, Some(ResultStage::Fetched { at }))
-        | (CollectionState::Failed { .. }, Some(ResultStage::Failed { told: Some(at) })) => {
+        | (CollectionState::Failed { .. }, Some(ResultStage::Failed { reported: Some(at) })) => {
             at.saturating_add(pause) <= now
         }
         _ => false,

@@ -14,7 +14,7 @@
 //! | A write sees all earlier writes | its execution | `tests/group.rs` |
 //! | A read sees memory and rows of the same moment, and durable rows only | always | `tests/group.rs`: concurrent reads and writes |
 //! | A reopened store equals the closed one, except for state kept in memory only | opening | `tests/model.rs`: random writes against a simple model |
-//! | A write or request that fails or crashes can be repeated and counts once | always | `tests/durability/failpoints.rs`: error, delay and crash at every write |
+//! | A write or request that fails or crashes can be repeated and counts once | always | `tests/durability/failpoints`: error, delay and crash at every write |
 //! | A directory that is locked, damaged, foreign or newer is rejected; foreign and newer ones stay unchanged | opening | `tests/directory.rs`, `tests/durability/corruption.rs` |
 //! | A database that lost rows, or commits older than a second, is rejected | opening | `tests/damage.rs`: flipped, truncated, swapped and missing files |
 //! | A directory of an earlier layout is migrated, and the original is kept | opening | `tests/directory.rs` |

@@ -159,7 +159,8 @@ pub(super) enum HelperJobRowState {
     /// Answered.
     Answered,
     /// Answered; the answer is inline, as in version 1.
-    AnsweredHere(Bytes),
+    #[serde(rename = "AnsweredHere")]
+    AnsweredInline(Bytes),
     /// Deleted by the leader.
     Deleted,
 }
@@ -277,8 +278,9 @@ pub enum ResultStage {
     },
     /// The helper refused its share permanently.
     Failed {
-        /// When the collector was first told.
-        told: Option<Time>,
+        /// When the failure was first reported to the collector.
+        #[serde(rename = "told")]
+        reported: Option<Time>,
     },
 }
 

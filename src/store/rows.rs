@@ -52,7 +52,7 @@ pub(super) fn helper_job(
     let state = match state {
         HelperJobRowState::Pending => HelperJobState::Pending,
         HelperJobRowState::Deleted => HelperJobState::Deleted,
-        HelperJobRowState::AnsweredHere(answer) => HelperJobState::Answered(answer),
+        HelperJobRowState::AnsweredInline(answer) => HelperJobState::Answered(answer),
         HelperJobRowState::Answered => {
             let answer = load(rows, &table::ANSWERS, &(*task, replay::day(created), *job))?;
             answer.map_or(HelperJobState::Expired, HelperJobState::Answered)

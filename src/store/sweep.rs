@@ -372,7 +372,7 @@ impl Tx<'_> {
             } else if job.state != HelperJobRowState::Pending && Some(job.created) < old.jobs {
                 self.group.set(table::HELPER_JOBS.key(&key), None);
                 self.group.set(table::ANSWERS.key(&(*task, replay::day(job.created), key.1)), None);
-            } else if matches!(job.state, HelperJobRowState::AnsweredHere(_)) && job.created < old.answers {
+            } else if matches!(job.state, HelperJobRowState::AnsweredInline(_)) && job.created < old.answers {
                 let job = HelperJobRow { state: HelperJobRowState::Answered, ..job };
                 self.group.set(table::HELPER_JOBS.key(&key), Some(table::HELPER_JOBS.value(&job)?));
             }

@@ -126,7 +126,7 @@ async fn rotates_keys_over_a_year() {
         let (ring, list) = (harness.ring(), harness.list());
         let offered = ring.configs();
         let suites: Vec<_> = offered.iter().map(|config| config.kem_id).collect();
-        assert_eq!(suites, [hpke::X25519, hpke::XWING], "the one that all know comes first");
+        assert_eq!(suites, [hpke::X25519, hpke::XWING], "the classical key comes first");
         for config in offered {
             // A nightly backup contains the key, unless it is the first one.
             assert!(
@@ -138,9 +138,9 @@ async fn rotates_keys_over_a_year() {
         }
         for (id, last) in &last_offered {
             let must_open = harness.now < last.saturating_add(Duration(kept));
-            assert!(!must_open || ring.get(*id).is_some(), "what is sealed to key {id} may still come");
+            assert!(!must_open || ring.get(*id).is_some(), "reports sealed to key {id} may still arrive");
             let may_open = harness.now <= last.saturating_add(Duration(kept + 2 * HOUR));
-            assert!(may_open || ring.get(*id).is_none(), "key {id} is kept for too long");
+            assert!(may_open || ring.get(*id).is_none(), "key {id} is kept too long");
         }
         for key in &list {
             let id = key.status.id;
@@ -270,7 +270,11 @@ async fn rotates_to_configured_suite() {
     (config.hpke.kem, config.hpke.post_quantum) = (crate::config::Kem::X25519, false);
     harness.policy = Policy::of(&config);
     harness.start().await;
-    assert_eq!((kems(&harness), harness.ids(Pending).len()), (vec![hpke::P256], 1), "what is not wanted goes at once");
+    assert_eq!(
+        (kems(&harness), harness.ids(Pending).len()),
+        (vec![hpke::P256], 1),
+        "the unwanted pending key is deleted"
+    );
     config.hpke.kem = crate::config::Kem::P256;
     harness.policy = Policy::of(&config);
     harness.start().await;

@@ -20,7 +20,7 @@ use crate::{
 use dapbox_protocol::model::Epsilon;
 
 fn error(dir: &Path) -> OpenError {
-    Store::open(dir, Options::default()).err().expect("this must not open")
+    Store::open(dir, Options::default()).err().expect("the directory must not open")
 }
 
 /// Writes a row behind the back of the store.
@@ -276,7 +276,7 @@ async fn migrates_directory_of_version_1_and_keeps_it() {
     let dir = tempfile::tempdir().unwrap();
     of_version_1(dir.path());
     assert!(matches!(compact(dir.path(), 1 << 20, &mut |_, _, _| {}), Err(OpenError::NeedsMigration)));
-    assert!(matches!(error(dir.path()), OpenError::NeedsMigration), "whoever only looks changes nothing");
+    assert!(matches!(error(dir.path()), OpenError::NeedsMigration), "opening without migration changes nothing");
     check_migrated(dir.path()).await;
     check_migrated(dir.path()).await;
     // The kept database equals the original.
