@@ -33,7 +33,7 @@ pub struct Args {
     Examples:\n  \
     dapbox log\n  \
     dapbox log debug\n  \
-    dapbox log info,dapbox::server=trace --data-dir /var/lib/dapbox")]
+    dapbox log info,dapbox_server=trace --data-dir /var/lib/dapbox")]
 pub struct LogArgs {
     /// What to log from now on: error, warn, info, debug or trace, or levels by module.
     #[arg(value_name = "LEVEL")]

@@ -425,7 +425,7 @@ async fn logs_client_address_behind_trusted_proxies() {
             &config,
             &[
                 ("DAPBOX_LISTEN", "127.0.0.1:0"),
-                ("DAPBOX_LOG__LEVEL", "info,dapbox::server=debug"),
+                ("DAPBOX_LOG__LEVEL", "info,dapbox_server=debug"),
                 ("DAPBOX_PROXY__TRUSTED", trusted),
                 ("DAPBOX_TLS__MODE", "files"),
                 ("DAPBOX_TLS__CERTIFICATE_FILE", &file(&config.tls.certificate_file)),

@@ -491,7 +491,7 @@ fn changes_log_level_until_reload() {
     let dir = TempDir::new().unwrap();
     let server = Served::start(dir.path());
     assert_eq!(server.run(&["log"]), (0, "info\n".to_owned()));
-    assert_eq!(server.run(&["log", "info,dapbox::server=debug"]), (0, "dapbox::server=debug,info\n".to_owned()));
+    assert_eq!(server.run(&["log", "info,dapbox_server=debug"]), (0, "dapbox_server=debug,info\n".to_owned()));
     let mut client = std::net::TcpStream::connect(&server.address).unwrap();
     client.write_all(b"GET /nowhere HTTP/1.1\r\nhost: here\r\n\r\n").unwrap();
     server.until_logged(r#""level":"DEBUG""#);
