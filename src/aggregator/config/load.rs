@@ -119,6 +119,35 @@ impl Config {
 
     /// Validates values that have the right type.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
+        self.check_minimums()?;
+        let leader = &self.leader;
+        if leader.min_job_size > leader.max_job_size {
+            let text = format!(
+                "leader.min_job_size ({}) must not exceed leader.max_job_size ({})",
+                leader.min_job_size, leader.max_job_size
+            );
+            return Err(ConfigError::Invalid(text));
+        }
+        if !self.hpke.rotate_every.is_zero() && self.hpke.rotate_every <= self.hpke.pending_time {
+            let text = "hpke.rotate_every must exceed hpke.pending_time, or be 0s for no rotation";
+            return Err(ConfigError::Invalid(text.to_owned()));
+        }
+        if leader.retry_initial > leader.retry_max {
+            return Err(ConfigError::Invalid("leader.retry_initial must not exceed leader.retry_max".to_owned()));
+        }
+        check_public_url(&self.public_url).map_err(|why| ConfigError::Invalid(format!("public_url {why}")))?;
+        if let Some(text) = self.tls.invalid_reason().or_else(|| self.proxy.invalid_reason()) {
+            return Err(ConfigError::Invalid(text));
+        }
+        acme::check(self)
+            .and_then(|()| management::check(self))
+            .and_then(|()| provisioning::check(self))
+            .and_then(|()| taskprov::check_options(self))
+            .map_err(ConfigError::Invalid)
+    }
+
+    /// Validates the options that have a lower bound.
+    fn check_minimums(&self) -> Result<(), ConfigError> {
         let (limits, leader) = (&self.limits, &self.leader);
         let at_least_one = [
             ("limits.max_report_bytes", limits.max_report_bytes),
@@ -171,29 +200,7 @@ impl Config {
             let text = format!("{key} ({value}) must not be less than {least_key} ({least})");
             return Err(ConfigError::Invalid(text));
         }
-        if leader.min_job_size > leader.max_job_size {
-            let text = format!(
-                "leader.min_job_size ({}) must not exceed leader.max_job_size ({})",
-                leader.min_job_size, leader.max_job_size
-            );
-            return Err(ConfigError::Invalid(text));
-        }
-        if !self.hpke.rotate_every.is_zero() && self.hpke.rotate_every <= self.hpke.pending_time {
-            let text = "hpke.rotate_every must exceed hpke.pending_time, or be 0s for no rotation";
-            return Err(ConfigError::Invalid(text.to_owned()));
-        }
-        if leader.retry_initial > leader.retry_max {
-            return Err(ConfigError::Invalid("leader.retry_initial must not exceed leader.retry_max".to_owned()));
-        }
-        check_public_url(&self.public_url).map_err(|why| ConfigError::Invalid(format!("public_url {why}")))?;
-        if let Some(text) = self.tls.invalid_reason().or_else(|| self.proxy.invalid_reason()) {
-            return Err(ConfigError::Invalid(text));
-        }
-        acme::check(self)
-            .and_then(|()| management::check(self))
-            .and_then(|()| provisioning::check(self))
-            .and_then(|()| taskprov::check_options(self))
-            .map_err(ConfigError::Invalid)
+        Ok(())
     }
 }
 
