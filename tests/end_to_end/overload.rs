@@ -177,19 +177,25 @@ impl Sender {
     }
 }
 
-/// Waits until this many bodies are pending.
-async fn until_pending(node: &Node, bodies: u64) {
+/// Waits until a gauge of a node satisfies a condition.
+async fn until_gauge(node: &Node, name: &str, is_right: impl Fn(u64) -> bool) {
     let deadline = std::time::Instant::now() + TEST_TIMEOUT;
     loop {
         let metrics = common::get(node.monitor() + "metrics").await.unwrap().text().await.unwrap();
-        let pending = metrics.lines().find_map(|line| line.strip_prefix("dapbox_request_bodies_pending "));
-        let pending: u64 = pending.unwrap().parse().unwrap();
-        if pending >= bodies {
+        let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let value: u64 = value.unwrap().parse().unwrap();
+        if is_right(value) {
             return;
         }
-        assert!(std::time::Instant::now() < deadline, "only {pending} of {bodies} bodies are awaited");
+        assert!(std::time::Instant::now() < deadline, "{name} is {value}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// A configuration with a private listener, for the gauges, and short jobs.
+fn watched(config: &mut Config) {
+    config.monitor.listen = OptionalAddress(Some("127.0.0.1:0".parse().unwrap()));
+    config.leader.min_job_size = 1;
 }
 
 /// Requests whose bodies never arrive do not block others, even if they exceed the limits of requests and of pending
@@ -209,20 +215,20 @@ async fn serves_others_during_flood_of_unfinished_requests(
 ) {
     const CONNECTIONS: usize = 9;
     const STREAMS: usize = 115;
-    let watched = |config: &mut Config| {
-        config.monitor.listen = OptionalAddress(Some("127.0.0.1:0".parse().unwrap()));
-        config.leader.min_job_size = 1;
+    let limited = |config: &mut Config| {
+        watched(config);
         config.limits.max_pending_bodies = max_pending_bodies;
     };
     let (vdaf, mode) = (VdafConfig::Prio3Count, BatchMode::TimeInterval);
-    let pair = Pair::start_with(revision, vdaf.clone(), mode, watched, |_| {}).await;
+    let pair = Pair::start_with(revision, vdaf.clone(), mode, limited, |_| {}).await;
     assert!(CONNECTIONS * STREAMS > pair.leader.config.limits.max_requests);
     let parties = &pair.parties;
     // A task in which the flooded server is the helper.
     let other = Parties::between(revision, vdaf, mode, [&pair.helper, &pair.leader]).await;
     let flood = Flood::start(|| sender.request(parties, &other), CONNECTIONS, STREAMS).await;
     if sender.is_awaited() {
-        until_pending(&pair.leader, max_pending_bodies.min(CONNECTIONS * STREAMS) as u64).await;
+        let bodies = max_pending_bodies.min(CONNECTIONS * STREAMS) as u64;
+        until_gauge(&pair.leader, "dapbox_request_bodies_pending", |pending| pending >= bodies).await;
     }
 
     let keys = send_raw("GET", &parties.at_leader("hpke_config"), &[], Vec::new()).await;
@@ -245,10 +251,10 @@ async fn serves_others_during_flood_of_unfinished_requests(
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn aggregates_report_whose_client_hangs_up(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
-    let eager = |config: &mut Config| config.leader.min_job_size = 1;
-    let pair = Pair::start_with(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, eager, |_| {}).await;
+    let pair = Pair::start_with(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, watched, |_| {}).await;
     let parties = &pair.parties;
     let builder = ReportBuilder::new(parties).await;
+    let connections = async |count: u64| until_gauge(&pair.leader, "dapbox_connections", |open| open == count).await;
     let upload = parties.wire().upload_request(&parties.id());
     let (method, url) = (upload.method, parties.at_leader(&upload.path));
     let count = |status: &TaskStatus, name: &str| status.counters.get(name).copied().unwrap_or(0);
@@ -258,11 +264,13 @@ async fn aggregates_report_whose_client_hangs_up(#[values(Revision::Dap09, Revis
         let report = parties.wire().encode_upload(parties.task(), &[report]);
         let length = report.len().to_string();
         let headers = [("content-type", upload.content_type.unwrap()), ("content-length", &length)];
+        connections(0).await;
         let mut stream = begin_request(method, &url, &headers).await;
+        connections(1).await;
         stream.write_all(&report).await.unwrap();
         drop(stream);
-        // The report may or may not be stored by now.
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        // The report may or may not be stored when the server notices.
+        connections(0).await;
         let is_settled = |status: &TaskStatus| count(status, "report_success") == count(status, "aggregate_success");
         stored = count(&pair.leader.until(&parties.id(), is_settled).await, "report_success");
     }
