@@ -91,6 +91,19 @@ fn is_static_and_small() {
     }
 }
 
+/// A path in the binary would make it depend on the directory of the build. `.ci/reproducible` compares two builds.
+#[test]
+fn contains_no_path_of_build() {
+    let Some(binary) = binary() else { return };
+    let bytes = fs::read(binary).unwrap();
+    let home = env::var("CARGO_HOME").or(env::var("HOME").map(|home| format!("{home}/.cargo")));
+    for path in [env!("CARGO_MANIFEST_DIR").to_owned(), home.unwrap()] {
+        // This is fast without optimisation, too: few bytes are slashes.
+        let at = (0..bytes.len()).filter(|at| bytes[*at] == b'/').find(|at| bytes[*at..].starts_with(path.as_bytes()));
+        assert_eq!(at, None, "{path} is in {}", binary.display());
+    }
+}
+
 /// A root directory with the binary.
 struct Chroot(TempDir);
 

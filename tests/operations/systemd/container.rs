@@ -164,7 +164,7 @@ fn debian_root() -> Option<PathBuf> {
         _ => {}
     }
     let mut command = Command::new("timeout");
-    command.args(["--kill-after=10", "900", "debootstrap", "--variant=minbase"]);
+    command.args(["--kill-after=10", "600", "debootstrap", "--variant=minbase"]);
     command.arg(format!("--include={PACKAGES}")).arg(RELEASE).arg(&fresh);
     let Output { status, stdout, .. } = command.stdin(Stdio::null()).output().unwrap();
     if !status.success() {
