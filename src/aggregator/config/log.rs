@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
     /// A level (`error`, `warn`, `info`, `debug`, `trace`), or levels by module, such as
-    /// `warn,dapbox::aggregator=debug`; default `info`.
+    /// `warn,dapbox_aggregator=debug`; default `info`.
     pub level: String,
     /// The format of a line; default `auto`.
     pub format: LogFormat,
