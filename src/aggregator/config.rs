@@ -9,6 +9,7 @@ pub mod address;
 pub mod changes;
 mod commented;
 pub mod environment;
+mod error;
 mod load;
 mod log;
 mod management;
@@ -31,7 +32,8 @@ use dapbox_protocol::{
     model::{Secret, base_url},
 };
 pub use dapbox_support::duration::Seconds;
-pub use load::{ConfigError, Overrides, UnknownKey};
+pub use error::{ConfigError, UnknownKey};
+pub use load::Overrides;
 pub use log::{Log, LogFormat};
 pub use management::Management;
 pub use network::{Acme, Monitor, OptionalAddress, Outbound, Proxy, Tls, TlsMode, check_public_url};
