@@ -1,10 +1,11 @@
-//! Arguments that several subcommands share.
+//! Arguments that several commands share.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration as Span};
 
 use clap::{Args, ValueEnum};
+use serde::Serialize;
 
-use super::Failure;
+use super::{Failure, Outcome, style};
 use crate::{
     config::{Config, ConfigError, Overrides, Setting, environment},
     model::{BatchMode, Duration, Revision, VdafConfig},
@@ -13,41 +14,41 @@ use crate::{
     vdaf::table::{self, VdafParameters},
 };
 
-/// The file that is read when none is named.
+/// The configuration file that is read without `--config`.
 pub const DEFAULT_FILE: &str = "appliance.toml";
 
-/// Where the configuration comes from.
+/// Selects the configuration.
 #[derive(Clone, Debug, Default, Args)]
 pub struct ConfigArgs {
-    /// Configuration file. Without this, appliance.toml is read if it is there.
+    /// Configuration file. Default: appliance.toml, if it exists.
     #[arg(long, value_name = "FILE", env = "DAPBOX_CONFIG")]
     pub config: Option<PathBuf>,
-    /// Directory for everything that must survive a restart.
+    /// Data directory; overrides data_dir of the configuration.
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
 }
 
 impl ConfigArgs {
-    /// Reads the configuration.
+    /// Loads the configuration.
     pub fn load(&self, listen: Option<SocketAddr>) -> Result<Config, Failure> {
         self.load_with_sources(listen).map(|(config, _)| config)
     }
 
-    /// Reads the configuration, and says where it comes from.
-    pub fn load_with_sources(&self, listen: Option<SocketAddr>) -> Result<(Config, Sources), Failure> {
+    /// Loads the configuration and returns its sources.
+    pub fn load_with_sources(&self, listen: Option<SocketAddr>) -> Result<(Config, ConfigSources), Failure> {
         let sources = self.sources(listen);
         Ok((sources.load()?, sources))
     }
 
-    /// Where the configuration comes from.
-    pub fn sources(&self, listen: Option<SocketAddr>) -> Sources {
+    /// Returns the sources of the configuration.
+    pub fn sources(&self, listen: Option<SocketAddr>) -> ConfigSources {
         let default = PathBuf::from(DEFAULT_FILE);
         let file = self.config.clone().or_else(|| default.exists().then_some(default));
-        Sources { file, flags: Overrides { data_dir: self.data_dir.clone(), listen } }
+        ConfigSources { file, flags: Overrides { data_dir: self.data_dir.clone(), listen } }
     }
 
-    /// Where the control socket of the server is. Known without a configuration if the data directory is given, so that
-    /// a file that is broken does not keep anybody from the server that runs.
+    /// Returns the path of the server's control socket. With `--data-dir` the configuration is not loaded, so that an
+    /// invalid file does not prevent access to a running server.
     pub fn control_socket(&self) -> Result<PathBuf, Failure> {
         match &self.data_dir {
             Some(data_dir) => Ok(Config { data_dir: data_dir.clone(), ..Config::default() }.control_socket()),
@@ -56,71 +57,97 @@ impl ConfigArgs {
     }
 }
 
-/// Where a configuration comes from, besides the environment.
+/// The sources of a configuration besides the environment.
 #[derive(Clone, Debug, Default)]
-pub struct Sources {
-    /// The file, if there is one.
+pub struct ConfigSources {
+    /// The configuration file.
     pub file: Option<PathBuf>,
-    /// What the command line sets.
+    /// Options set on the command line.
     pub flags: Overrides,
 }
 
-impl Sources {
-    /// Reads the configuration.
+impl ConfigSources {
+    /// Loads the configuration.
     pub fn load(&self) -> Result<Config, ConfigError> {
         Config::load(self.file.as_deref(), &self.flags)
     }
 
-    /// What is not as it is by default in a configuration that was loaded from here.
+    /// Lists the options of `config`, loaded from these sources, that differ from their defaults.
     pub fn settings(&self, config: &Config) -> Result<Vec<Setting>, ConfigError> {
         let environment = environment::read(std::env::vars_os())?;
         config.settings(self.file.as_deref(), environment, &self.flags)
     }
 }
 
-/// How the aggregators of a task are reached.
+/// Selects the output format.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct OutputArgs {
+    /// Output format.
+    #[arg(short = 'o', long = "output", value_enum, value_name = "FORMAT", default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+impl OutputArgs {
+    /// Prints a value as indented JSON, or the text for people.
+    pub fn print(self, value: &impl Serialize, text: impl FnOnce() -> String) -> Outcome {
+        Ok(style::print(match self.format {
+            Format::Json => serde_json::to_string_pretty(value)?,
+            Format::Text => text(),
+        })?)
+    }
+}
+
+/// An output format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Text for people.
+    Text,
+    /// One JSON value.
+    Json,
+}
+
+/// Connects to the aggregators of a task.
 #[derive(Clone, Debug, Default, Args)]
 pub struct PeerArgs {
-    /// Root certificates (PEM) of the aggregators' own authority, if it is none that everybody trusts.
+    /// PEM file with root certificates to trust in addition to the system's.
     #[arg(long, value_name = "FILE", env = "DAPBOX_CA_FILE")]
     ca_file: Option<PathBuf>,
 }
 
 impl PeerArgs {
-    /// The client for requests to them.
+    /// Creates the HTTP client.
     pub fn peer(&self) -> Result<Peer, Failure> {
         let roots = self.ca_file.as_deref().map(RootCertificates::read).transpose()?.unwrap_or_default();
         Ok(Peer::new(&PeerOptions { roots, ..PeerOptions::default() })?)
     }
 }
 
-/// What commands share that take something away for ever.
+/// Arguments of commands that delete data permanently.
 #[derive(Clone, Debug, clap::Args)]
 pub struct DestructiveArgs {
     #[command(flatten)]
     pub config: ConfigArgs,
-    /// Do not ask.
+    /// Do not ask for confirmation.
     #[arg(short, long)]
     pub yes: bool,
-    /// What to print.
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    pub output: Format,
+    #[command(flatten)]
+    pub output: OutputArgs,
 }
 
-/// A revision of the protocol, as it is chosen.
+/// A protocol revision on the command line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Dap {
-    /// What deployed clients, leaders and helpers speak: Janus 0.7, @divviup/dap, Daphne.
+pub enum RevisionArg {
+    /// DAP-09, spoken by deployed software: Janus 0.7, @divviup/dap, Daphne.
     #[default]
     #[value(name = "09", alias = "dap-09")]
     Dap09,
-    /// The newest draft: uploads of several reports in one request, largest numbers that are not whole bits.
+    /// DAP-18, the newest draft: several reports per upload request, sums with any maximum.
     #[value(name = "18", alias = "dap-18")]
     Dap18,
 }
 
-impl Dap {
-    /// The revision.
+impl RevisionArg {
+    /// Returns the revision.
     pub fn revision(self) -> Revision {
         match self {
             Self::Dap09 => Revision::Dap09,
@@ -129,39 +156,39 @@ impl Dap {
     }
 }
 
-/// Which VDAF, and its parameters.
+/// Selects a VDAF and its parameters.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
 pub struct VdafArgs {
-    /// What is measured: count, sum, sumvec, histogram, multihot, or sumvec-hmac.
-    #[arg(long, value_name = "NAME", help_heading = "What is measured")]
+    /// VDAF: count, sum, sumvec, histogram, multihot or sumvec-hmac.
+    #[arg(long, value_name = "NAME", help_heading = "VDAF")]
     pub vdaf: Option<String>,
-    /// Bits of each number (sum, sumvec): numbers are below 2^BITS.
-    #[arg(long, help_heading = "What is measured")]
+    /// Bits per number (sum, sumvec): numbers are below 2^BITS.
+    #[arg(long, help_heading = "VDAF")]
     pub bits: Option<usize>,
-    /// The largest number (sum, sumvec), in place of --bits. With --dap 18 any; otherwise one below a power of two.
-    #[arg(long, value_name = "N", help_heading = "What is measured")]
+    /// Maximum number (sum, sumvec), instead of --bits. DAP-09 requires a power of two minus 1.
+    #[arg(long, value_name = "N", help_heading = "VDAF")]
     pub max_measurement: Option<u64>,
-    /// Numbers in each vector (sumvec), flags (multihot), or bins (histogram).
-    #[arg(long, help_heading = "What is measured")]
+    /// Number of vector elements (sumvec), flags (multihot) or bins (histogram).
+    #[arg(long, help_heading = "VDAF")]
     pub length: Option<usize>,
-    /// How many flags may be set at once (multihot).
-    #[arg(long, help_heading = "What is measured")]
+    /// Maximum number of set flags per measurement (multihot).
+    #[arg(long, help_heading = "VDAF")]
     pub max_weight: Option<usize>,
-    /// Trades the length of proofs for that of uploads; a good value is chosen if this is left out.
-    #[arg(long, help_heading = "What is measured")]
+    /// Elements per chunk of the proof: balances proof size and upload size. Default: derived from the length.
+    #[arg(long, help_heading = "VDAF")]
     pub chunk_length: Option<usize>,
     /// Number of proofs (sumvec-hmac).
-    #[arg(long, help_heading = "What is measured")]
+    #[arg(long, help_heading = "VDAF")]
     pub proofs: Option<u8>,
 }
 
 impl VdafArgs {
-    /// Whether any of it was given.
+    /// Returns whether any of the arguments is set.
     pub fn is_given(&self) -> bool {
         *self != Self::default()
     }
 
-    /// The VDAF; a count if none is named.
+    /// Returns the VDAF; count by default.
     pub fn configure(&self) -> Result<VdafConfig, Failure> {
         let parameters = VdafParameters {
             bits: self.bits,
@@ -175,42 +202,40 @@ impl VdafArgs {
     }
 }
 
-/// How reports are put into batches.
+/// Selects how reports are grouped into batches.
 #[derive(Clone, Debug, Default, Args)]
 pub struct BatchArgs {
-    /// Who decides what a batch is; time-interval by default.
+    /// Batch mode. Default: time-interval.
     #[arg(long, value_enum, value_name = "KIND", help_heading = "Batches")]
     pub query: Option<QueryKind>,
-    /// No aggregate of fewer reports is ever given out: this hides the single client in the crowd. 100 by default, and
-    /// 1 in a pair.
+    /// Minimum reports per aggregate, which protects single clients. Default: 100 (dapbox pair: 1).
     #[arg(long, value_name = "N", help_heading = "Batches")]
     pub min_batch_size: Option<u64>,
-    /// No batch has more reports (fixed-size only; not with --dap 18).
+    /// Maximum reports per batch (fixed-size, DAP-09 only).
     #[arg(long, value_name = "N", help_heading = "Batches")]
     pub max_batch_size: Option<u64>,
-    /// Each batch has reports of one such window of time only, a multiple of the time precision; what a window has left
-    /// over stays uncollected until more come (fixed-size only; the leader's own matter, no draft has it).
-    #[arg(long, value_parser = precision, value_name = "DURATION", help_heading = "Batches")]
+    /// Put only reports of one time window of this length into a batch (fixed-size; a multiple of the time precision).
+    /// Reports left over in a window wait for more. Local to the leader, no part of DAP.
+    #[arg(long, value_parser = parse_precision, value_name = "DURATION", help_heading = "Batches")]
     pub batch_time_window: Option<Duration>,
-    /// Times are rounded down to a multiple of this, and intervals must be multiples of it. 1h by default, and 10s in
-    /// a pair.
-    #[arg(long, value_parser = precision, value_name = "DURATION", help_heading = "Batches")]
+    /// Unit to which report times are rounded down and of which intervals are multiples. Default: 1h (dapbox pair: 10s).
+    #[arg(long, value_parser = parse_precision, value_name = "DURATION", help_heading = "Batches")]
     pub time_precision: Option<Duration>,
 }
 
-/// Who decides what a batch is.
+/// A batch mode on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum QueryKind {
-    /// The collector, by naming an interval of time.
+    /// The collector selects a time interval.
     TimeInterval,
-    /// The leader, as soon as enough reports are there; DAP-18 calls it leader-selected.
+    /// The leader fills batches as reports arrive (DAP-18: leader-selected).
     #[value(alias = "leader-selected")]
     FixedSize,
 }
 
 impl BatchArgs {
-    /// The same, with these defaults.
-    pub fn or(self, min_batch_size: u64, time_precision: Duration) -> Self {
+    /// Sets defaults for what is not given.
+    pub fn with_defaults(self, min_batch_size: u64, time_precision: Duration) -> Self {
         Self {
             min_batch_size: self.min_batch_size.or(Some(min_batch_size)),
             time_precision: self.time_precision.or(Some(time_precision)),
@@ -218,17 +243,17 @@ impl BatchArgs {
         }
     }
 
-    /// No aggregate of fewer reports is given out.
+    /// Returns the minimum batch size.
     pub fn min_batch_size(&self) -> u64 {
         self.min_batch_size.unwrap_or(100)
     }
 
-    /// Times are rounded down to a multiple of this.
+    /// Returns the time precision.
     pub fn time_precision(&self) -> Duration {
         self.time_precision.unwrap_or(Duration(3600))
     }
 
-    /// The batch mode.
+    /// Returns the batch mode.
     pub fn mode(&self) -> Result<BatchMode, Failure> {
         if self.min_batch_size() == 0 {
             return Err(Failure::usage("--min-batch-size must be at least 1"));
@@ -236,7 +261,7 @@ impl BatchArgs {
         let batch_time_window_size = self.batch_time_window;
         if let Some(window) = batch_time_window_size {
             if self.query != Some(QueryKind::FixedSize) {
-                return Err(Failure::usage("--batch-time-window needs --query fixed-size"));
+                return Err(Failure::usage("--batch-time-window requires --query fixed-size"));
             }
             if !window.0.is_multiple_of(self.time_precision().0) {
                 return Err(Failure::usage("--batch-time-window must be a multiple of --time-precision"));
@@ -244,9 +269,9 @@ impl BatchArgs {
         }
         match (self.query.unwrap_or(QueryKind::TimeInterval), self.max_batch_size) {
             (QueryKind::TimeInterval, None) => Ok(BatchMode::TimeInterval),
-            (QueryKind::TimeInterval, Some(_)) => Err(Failure::usage("--max-batch-size needs --query fixed-size")),
+            (QueryKind::TimeInterval, Some(_)) => Err(Failure::usage("--max-batch-size requires --query fixed-size")),
             (QueryKind::FixedSize, Some(max)) if max < self.min_batch_size() => {
-                Err(Failure::usage("--max-batch-size must not be below --min-batch-size"))
+                Err(Failure::usage("--max-batch-size must be at least --min-batch-size"))
             }
             (QueryKind::FixedSize, max_batch_size) => {
                 Ok(BatchMode::FixedSize { max_batch_size, batch_time_window_size })
@@ -255,25 +280,16 @@ impl BatchArgs {
     }
 }
 
-/// What a result is printed as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// For people.
-    Text,
-    /// One JSON value.
-    Json,
-}
-
-/// For clap: a length of time.
-pub fn duration(text: &str) -> Result<Span, String> {
+/// Parses a duration for clap.
+pub fn parse_duration(text: &str) -> Result<Span, String> {
     duration::parse(text)
 }
 
-/// For clap: a length of time in whole seconds, and at least one.
-pub fn precision(text: &str) -> Result<Duration, String> {
+/// Parses a duration of whole seconds, at least one, for clap.
+pub fn parse_precision(text: &str) -> Result<Duration, String> {
     let span = duration::parse(text)?;
     match (span.as_secs(), span.subsec_millis()) {
-        (0, _) | (_, 1..) => Err("must be a whole number of seconds, and at least one".to_owned()),
+        (0, _) | (_, 1..) => Err("must be a whole number of seconds, at least 1".to_owned()),
         (seconds, 0) => Ok(Duration(seconds)),
     }
 }

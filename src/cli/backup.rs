@@ -1,4 +1,4 @@
-//! `dapbox backup`: a copy of everything, made while the server runs or when it does not, and reading one through.
+//! `dapbox backup`: backs up the data directory, with or without a running server, and verifies backups.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -9,10 +9,10 @@ use std::{
 
 use super::{
     Failure, Outcome,
-    args::{ConfigArgs, Format},
+    args::{ConfigArgs, OutputArgs},
     control::{Control, Socket},
     show,
-    style::{self, Style, say},
+    style::{self, Style},
     timestamp,
 };
 use crate::{
@@ -26,10 +26,10 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(
     args_conflicts_with_subcommands = true,
-    after_help = "The server goes on while its backup is made, which shows everything as it was at one moment. \
-    Everything is in it: tasks, HPKE keys, reports, sums. Keep it as safe as the data directory.\n\n\
+    after_help = "A backup is a consistent snapshot of tasks, HPKE keys, reports and sums. The server keeps running. \
+    Protect a backup like the data directory.\n\n\
     Examples:\n  \
-    dapbox backup --output monday.backup\n  \
+    dapbox backup --out monday.backup\n  \
     dapbox backup verify monday.backup\n  \
     dapbox restore monday.backup --data-dir new-data"
 )]
@@ -42,7 +42,7 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Read a backup through: whether it is whole, and what it holds.
+    /// Verify that a backup is complete, and list its contents.
     Verify(VerifyArgs),
 }
 
@@ -50,30 +50,28 @@ enum Command {
 struct CreateArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// The file to make; '-', which is the default, for standard output.
+    /// File to write; '-' for standard output.
     #[arg(long, value_name = "FILE", default_value = "-")]
-    output: PathBuf,
-    /// Replace the file if it is there.
+    out: PathBuf,
+    /// Replace an existing file.
     #[arg(long)]
     force: bool,
-    /// Put in the key that secrets are encrypted with: whoever has the backup can read them then.
+    /// Include the key that encrypts the secrets: the backup alone reveals them.
     #[arg(long)]
     with_key: bool,
-    /// Say as JSON what is in the file.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "The exit code is 1 if the backup is no good.\n\n\
+#[command(after_help = "Exit code 1 if the backup is damaged.\n\n\
     Example:\n  \
     dapbox backup verify monday.backup")]
 struct VerifyArgs {
-    /// The backup; '-' for standard input.
+    /// Backup file; '-' for standard input.
     file: PathBuf,
-    /// What to print.
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    output: Format,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// Runs `dapbox backup`.
@@ -84,38 +82,33 @@ pub async fn run(args: Args) -> Outcome {
     }
 }
 
-/// Whether a name stands for standard input or output.
+/// Returns whether a file name means standard input or output.
 pub fn is_standard(file: &Path) -> bool {
     file == Path::new("-")
 }
 
 async fn create(args: CreateArgs) -> Outcome {
     let config = args.config.load(None)?;
-    if is_standard(&args.output) {
+    if is_standard(&args.out) {
         if io::stdout().is_terminal() {
-            return Err(Failure::usage("a backup is no text for a terminal; give --output FILE, or redirect it"));
+            return Err(Failure::usage("cannot write a backup to a terminal (hint: use --out FILE or a redirection)"));
         }
         return copy(&config, args.with_key, io::stdout()).await;
     }
-    let target = args.output.clone();
+    let target = args.out.clone();
     if target.exists() && !args.force {
-        return Err(Failure::new(format!("{} is there already; --force replaces it", target.display())));
+        return Err(Failure::new(format!("{} already exists (hint: --force replaces it)", target.display())));
     }
-    let partial = Partial::create(&target)?;
+    let partial = PartialFile::create(&target)?;
     copy(&config, args.with_key, BufWriter::new(partial.file.try_clone()?)).await?;
-    // What cannot be read is no backup.
+    // Verify before the file gets its name.
     let path = partial.path.clone();
-    let contents = tokio::task::spawn_blocking(move || read_through(File::open(path)?)).await??;
+    let contents = tokio::task::spawn_blocking(move || verify_reader(File::open(path)?)).await??;
     partial.keep(&target)?;
-    if args.json {
-        return Ok(say(serde_json::to_string_pretty(&contents)?)?);
-    }
     let (bytes, moment) = (style::count(contents.bytes), timestamp::show(contents.moment));
-    Ok(say(format!(
-        "{} has {} in {bytes} bytes, as it was at {moment}.",
-        target.display(),
-        style::counted(contents.tasks.len() as u64, "task"),
-    ))?)
+    let tasks = style::counted(contents.tasks.len() as u64, "task");
+    args.output
+        .print(&contents, || format!("Backed up {tasks} to {}: {bytes} bytes, as of {moment}.", target.display()))
 }
 
 /// Copies the bytes of a backup, from the running server or from the data directory.
@@ -124,7 +117,7 @@ async fn copy(config: &Config, with_key: bool, mut out: impl Write + Send + 'sta
     match Control::open(config).await? {
         Control::Server(socket) => {
             let mut answer = socket.backup(with_key).await?;
-            let cut = |error| Failure::new(error).context("the backup is cut off; the server's log says why");
+            let cut = |error| Failure::new(error).context("the backup is truncated (hint: see the server's log)");
             while let Some(piece) = answer.chunk().await.map_err(cut)? {
                 out.write_all(&piece)?;
                 bar.inc(piece.len() as u64);
@@ -132,10 +125,8 @@ async fn copy(config: &Config, with_key: bool, mut out: impl Write + Send + 'sta
             out.flush()?;
         }
         Control::Offline(data) => {
-            let options = BackupOptions {
-                key: own_key(config, with_key)?,
-                tracking_bytes: config.limits.max_backup_tracking_bytes,
-            };
+            let options =
+                BackupOptions { key: read_key(config, with_key)?, tracking_bytes: config.limits.max_backup_tracking_bytes };
             let (data, made) = tokio::task::spawn_blocking(move || copy_offline(data, &mut out, options)).await?;
             data.close().await;
             made?;
@@ -150,21 +141,21 @@ fn copy_offline(data: Offline, out: &mut impl Write, options: BackupOptions) -> 
     (data, made)
 }
 
-/// The key to put into a backup, if it is wanted.
-fn own_key(config: &Config, with_key: bool) -> Result<Option<crate::model::Secret>, Failure> {
+/// Reads the key to include in the backup, if requested.
+fn read_key(config: &Config, with_key: bool) -> Result<Option<crate::model::Secret>, Failure> {
     let read = || server::store_options(config).key.read(&config.data_dir);
     Ok(with_key.then(read).transpose()?)
 }
 
-/// A file that has another name until it is complete, and is gone if it never is.
-struct Partial {
+/// A file with a temporary name until it is complete. Dropping an incomplete file deletes it.
+struct PartialFile {
     file: File,
     path: PathBuf,
 }
 
-impl Partial {
+impl PartialFile {
     fn create(target: &Path) -> Result<Self, Failure> {
-        let mut name = target.file_name().ok_or_else(|| Failure::usage("--output must name a file"))?.to_owned();
+        let mut name = target.file_name().ok_or_else(|| Failure::usage("--out must name a file"))?.to_owned();
         name.push(format!(".{}.partial", std::process::id()));
         let path = target.with_file_name(name);
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
@@ -172,7 +163,7 @@ impl Partial {
         Ok(Self { file, path })
     }
 
-    /// Gives the file its name. When this returns, it survives a loss of power.
+    /// Renames the file to its final name, durably.
     fn keep(self, target: &Path) -> io::Result<()> {
         self.file.sync_all()?;
         fs::rename(&self.path, target)?;
@@ -181,9 +172,9 @@ impl Partial {
     }
 }
 
-impl Drop for Partial {
+impl Drop for PartialFile {
     fn drop(&mut self) {
-        // It is gone already if it was kept.
+        // Fails if the file was kept.
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -192,18 +183,15 @@ async fn verify(args: VerifyArgs) -> Outcome {
     let name = args.file.display().to_string();
     let file = args.file.clone();
     let contents = tokio::task::spawn_blocking(move || match is_standard(&file) {
-        true => read_through(io::stdin().lock()),
-        false => read_through(File::open(&file)?),
+        true => verify_reader(io::stdin().lock()),
+        false => verify_reader(File::open(&file)?),
     });
     let contents = contents.await?.map_err(|failure| failure.context(name))?;
-    Ok(match args.output {
-        Format::Json => say(serde_json::to_string_pretty(&contents)?),
-        Format::Text => say(describe(&contents, Style::stdout())),
-    }?)
+    args.output.print(&contents, || describe(&contents, Style::stdout()))
 }
 
-/// Reads a backup through, and shows how far it is.
-pub fn read_through(input: impl Read) -> Result<BackupContents, Failure> {
+/// Verifies a backup with a progress indicator.
+pub fn verify_reader(input: impl Read) -> Result<BackupContents, Failure> {
     let bar = style::spinner("verifying");
     let contents = store::verify(BufReader::with_capacity(1 << 20, input), |bytes| bar.set_position(bytes));
     bar.finish_and_clear();
@@ -213,14 +201,14 @@ pub fn read_through(input: impl Read) -> Result<BackupContents, Failure> {
 fn describe(contents: &BackupContents, style: Style) -> String {
     let mut lines = vec![
         format!(
-            "{} Made at {} by dapbox {}, layout {}.",
-            style.good("The backup is whole."),
+            "{} Created at {} by dapbox {}, layout {}.",
+            style.good("The backup is complete."),
             timestamp::show(contents.moment),
             contents.program,
             contents.layout
         ),
         format!(
-            "It has {}, {}, {} and {}, in {} bytes.",
+            "Contents: {}, {}, {} and {}, {} bytes.",
             style::counted(contents.tasks.len() as u64, "task"),
             style::counted(contents.removed_tasks, "removed task"),
             style::counted(contents.hpke_keys, "HPKE key"),
@@ -229,7 +217,7 @@ fn describe(contents: &BackupContents, style: Style) -> String {
         ),
     ];
     if contents.has_key {
-        lines.push(style.bad("The key that secrets are encrypted with is in it."));
+        lines.push(style.bad("It includes the key that encrypts the secrets."));
     }
     lines.extend(contents.tasks.iter().map(|task| describe_task(task, style)));
     lines.join("\n")
@@ -256,7 +244,7 @@ fn describe_task(task: &TaskContents, style: Style) -> String {
 }
 
 impl Socket {
-    /// A backup of the running server, as it comes.
+    /// Streams a backup of the running server.
     async fn backup(&self, with_key: bool) -> Result<reqwest::Response, Failure> {
         let query = if with_key { format!("?{}", server::WITH_KEY) } else { String::new() };
         self.stream(&format!("{}{query}", server::BACKUP_PATH)).await

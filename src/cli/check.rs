@@ -6,12 +6,12 @@ use serde::Serialize;
 
 use super::{
     Failure, Outcome,
-    args::{ConfigArgs, Format, Sources},
+    args::{ConfigArgs, ConfigSources, Format, OutputArgs},
     clock, doctor,
+    endpoint::Endpoint,
     findings::{self, CheckResult, Finding, failed, passed, warning},
     logging,
-    place::Place,
-    style::{self, Style, say},
+    style::{self, Style, print},
 };
 use crate::config::{Config, Setting, TlsMode, address, taskprov::read_peers};
 
@@ -35,9 +35,8 @@ pub struct Args {
     /// Address to listen on, as for 'dapbox serve'.
     #[arg(long, value_name = "ADDRESS", value_parser = address::parse)]
     listen: Option<SocketAddr>,
-    /// Output format.
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    output: Format,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// The findings and the changed options.
@@ -63,14 +62,14 @@ struct OptionView {
 /// Runs `dapbox check`.
 pub fn run(args: Args) -> Outcome {
     let report = validate(&args.config.sources(args.listen))?;
-    say(match args.output {
+    print(match args.output.format {
         Format::Json => serde_json::to_string_pretty(&report)?,
         Format::Text => show(&report, Style::stdout()),
     })?;
     findings::outcome(&report.findings)
 }
 
-fn validate(sources: &Sources) -> Result<CheckReport, Failure> {
+fn validate(sources: &ConfigSources) -> Result<CheckReport, Failure> {
     let clock = clock::examine(SystemTime::now()).err().map(Err);
     let config = match Config::load(sources.file.as_deref(), &sources.flags) {
         Ok(config) => config,
@@ -81,18 +80,18 @@ fn validate(sources: &Sources) -> Result<CheckReport, Failure> {
             return Ok(CheckReport { findings, options: Vec::new() });
         }
     };
-    let place = sources.file.as_ref().map_or_else(|| "no file".to_owned(), |file| file.display().to_string());
+    let endpoint = sources.file.as_ref().map_or_else(|| "no file".to_owned(), |file| file.display().to_string());
     let options: Vec<_> = sources.settings(&config)?.into_iter().map(OptionView::of).collect();
     let changed = style::counted(options.len() as u64, "option");
     let checks: [(&'static str, Option<CheckResult>); 13] = [
         ("clock", clock),
-        ("configuration", Some(passed(format!("{place}; {changed} set")))),
-        ("log level", check_log_level(&config)),
-        ("listen address", check_listen(&config)),
-        ("monitor", check_monitor(&config)),
-        ("public URL", check_public_url(&config)),
-        ("management", check_management(&config)),
-        ("peers", check_peers(&config)),
+        ("configuration", Some(passed(format!("{endpoint}; {changed} set")))),
+        ("log level", log_level(&config)),
+        ("listen address", listen(&config)),
+        ("monitor", monitor(&config)),
+        ("public URL", public_url(&config)),
+        ("management", management(&config)),
+        ("peers", peers(&config)),
         ("certificate", (config.tls.mode == TlsMode::Files).then(|| doctor::check_certificate_files(&config))),
         ("certificate key", check_private_file(&config.tls.key_file)),
         ("peer roots", doctor::check_peer_roots(&config)),
@@ -173,20 +172,20 @@ fn check_monitor(config: &Config) -> Option<CheckResult> {
 }
 
 /// Checks that the public URL matches the TLS mode and the certificate.
-fn check_public_url(config: &Config) -> Option<CheckResult> {
-    let (place, url) = (Place::of(&config.public_url)?, &config.public_url);
-    if config.tls.mode != TlsMode::Off && !place.is_secure {
+fn public_url(config: &Config) -> Option<CheckResult> {
+    let (endpoint, url) = (Endpoint::of(&config.public_url)?, &config.public_url);
+    if config.tls.mode != TlsMode::Off && !endpoint.is_secure {
         let text = format!("{url} has no TLS, but this server speaks TLS only");
         return Some(failed(text, "Use https:// in public_url."));
     }
-    let is_named = |domain: &String| domain.eq_ignore_ascii_case(&place.host);
+    let is_named = |domain: &String| domain.eq_ignore_ascii_case(&endpoint.host);
     if config.tls.mode == TlsMode::Acme && !config.acme.domains.iter().any(is_named) {
         return Some(failed(
-            format!("the certificate will be for {}, not for {}", config.acme.domains.join(", "), place.host),
+            format!("the certificate will be for {}, not for {}", config.acme.domains.join(", "), endpoint.host),
             "Add the name to acme.domains, or correct public_url.",
         ));
     }
-    if !place.is_secure && !place.is_loopback() {
+    if !endpoint.is_secure && !endpoint.is_loopback() {
         let text = format!("{url} has no TLS: tokens are sent in the clear");
         return Some(warning(text, "Enable TLS in this server or in a proxy in front."));
     }
@@ -237,8 +236,8 @@ fn show(report: &CheckReport, style: Style) -> String {
     for option in &report.options {
         let value = if option.value.is_empty() { "(secret)" } else { &option.value };
         text.push_str(&format!("  {:<width$} = {value}  {}\n", option.key, style.dim(&option.origin)));
-        for place in &option.overridden {
-            text.push_str(&format!("  {:<width$}   {}\n", "", style.dim(&format!("overridden: {place}"))));
+        for source in &option.overridden {
+            text.push_str(&format!("  {:<width$}   {}\n", "", style.dim(&format!("overridden: {source}"))));
         }
     }
     text

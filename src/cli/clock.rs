@@ -1,4 +1,4 @@
-//! The clock of this machine, as far as it can be judged alone.
+//! Checks the system clock without other clocks.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -7,10 +7,10 @@ use super::{
     findings::{CheckResult, failed, passed, sentence},
 };
 
-const BEFORE_1970: &str = "the clock of this machine is before 1970";
+const BEFORE_1970: &str = "the system clock is before 1970";
 const REMEDY: &str = "set it (timedatectl set-time), and have NTP keep it";
 
-/// Whether the clock can be used at all: times are seconds since 1970, and TLS takes no others either.
+/// Checks that the clock is usable: times are seconds since 1970, also in TLS.
 pub fn examine(now: SystemTime) -> CheckResult {
     match now.duration_since(UNIX_EPOCH) {
         Ok(_) => passed("is after 1970"),
@@ -18,11 +18,11 @@ pub fn examine(now: SystemTime) -> CheckResult {
     }
 }
 
-/// Refuses to do anything with such a clock.
-pub fn require(now: SystemTime) -> Outcome {
+/// Fails if the clock is unusable.
+pub fn require_valid(now: SystemTime) -> Outcome {
     match examine(now) {
         Ok(_) => Ok(()),
-        Err(_) => Err(Failure::new(format!("{BEFORE_1970}; {REMEDY}"))),
+        Err(_) => Err(Failure::new(format!("{BEFORE_1970} (hint: {REMEDY})"))),
     }
 }
 
@@ -34,9 +34,9 @@ mod tests {
 
     #[test]
     fn refuses_clock_before_1970() {
-        assert!(examine(UNIX_EPOCH).is_ok() && require(SystemTime::now()).is_ok());
+        assert!(examine(UNIX_EPOCH).is_ok() && require_valid(SystemTime::now()).is_ok());
         let before = UNIX_EPOCH - Duration::from_secs(1);
         assert!(examine(before).unwrap_err().remedy.contains("timedatectl"));
-        assert!(require(before).unwrap_err().message().contains("before 1970"));
+        assert!(require_valid(before).unwrap_err().message().contains("before 1970"));
     }
 }

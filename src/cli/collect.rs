@@ -1,4 +1,4 @@
-//! `dapbox collect`: an aggregate, as the collector gets it.
+//! `dapbox collect`: collects aggregates.
 
 mod outstanding;
 mod query;
@@ -14,11 +14,11 @@ use clap::ValueEnum;
 
 use super::{
     Failure, Outcome,
-    args::{PeerArgs, duration},
+    args::{PeerArgs, parse_duration},
     show,
-    signals::Signals,
+    signals::StopSignals,
     style,
-    task::confirmed,
+    task::confirm,
     timestamp,
 };
 use crate::{
@@ -32,18 +32,18 @@ use crate::{
 };
 
 use outstanding::describe;
-use query::{Asked, AskedArgs, Known};
+use query::{QueryArgs, QueryChoice, TaskTimes};
 use source::SourceArgs;
 
 /// Arguments of `dapbox collect`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "A batch is given out once. Without options, a task that is collected by time is collected from where \
-    the last collection ended to the end of the last finished unit of its time precision, and another task by its \
-    next batch. Times are UTC and multiples of the time precision.\n\n\
-    Each collection is recorded beside the file with the collector's key before the leader is asked: \
-    collector.toml has collector.jobs.json. A collection that was interrupted stays outstanding, and the same command \
-    resumes it. A result that was received is printed again until it could be written.\n\n\
+    after_help = "A batch can be collected once. By default, a time-interval task is collected from the end of the last \
+    collection to the end of the last complete unit of its time precision, and a fixed-size task by its next batch. \
+    Times are UTC and multiples of the time precision.\n\n\
+    Collections are recorded beside the file with the collector's key, for example in collector.jobs.json, before the \
+    request is sent. An interrupted collection stays outstanding, and the same command resumes it. A received result is \
+    printed again until it was written.\n\n\
     Examples:\n  \
     dapbox collect --task collector.toml\n  \
     dapbox collect --task collector.toml --include-current\n  \
@@ -55,8 +55,8 @@ use source::SourceArgs;
     dapbox collect --task collector.toml --list\n  \
     dapbox collect --task collector.toml --resume\n  \
     dapbox collect --task collector.toml --cancel --yes\n\n\
-    A task that was made with Divvi Up has no collector.toml. Its credential file is read as it is; the rest is what Divvi \
-    Up shows of the task:\n  \
+    A task created with Divvi Up has no collector.toml. Use its credential file, and the parameters that Divvi Up \
+    shows:\n  \
     dapbox collect --credential collector-credential.json \\\n      \
     --leader https://leader.example/dap-09/ \\\n      \
     --task-id 9GgQd3pEE6DiJtYTFyOYGDjRQzdrRaUrVL0Yn-3uAF4 \\\n      \
@@ -66,39 +66,39 @@ pub struct Args {
     #[command(flatten)]
     source: SourceArgs,
     #[command(flatten)]
-    asked: AskedArgs,
+    asked: QueryArgs,
     #[command(flatten)]
     outstanding: OutstandingArgs,
-    /// Stop waiting when it takes longer; the collection stays outstanding.
-    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5m")]
+    /// Maximum waiting time; after it, the collection stays outstanding.
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "5m")]
     timeout: Span,
     #[command(flatten)]
     peer: PeerArgs,
-    /// Do not ask before the running unit of time is closed, or a collection is cancelled.
+    /// Do not ask for confirmation before closing the current time unit or cancelling a collection.
     #[arg(short, long)]
     yes: bool,
-    /// What to print.
-    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    /// Output format.
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t = Output::Text)]
     output: Output,
 }
 
-const ASKED: [&str; 7] = ["interval", "since", "until", "next", "include_current", "batch_id", "current_batch"];
+const QUERY_OPTIONS: [&str; 7] = ["interval", "since", "until", "next", "include_current", "batch_id", "current_batch"];
 
-/// What to do about collections that are outstanding.
+/// Arguments for outstanding collections.
 #[derive(Debug, clap::Args)]
 struct OutstandingArgs {
-    /// List the collections that are outstanding and the intervals that were collected; do not ask the leader.
-    #[arg(long, help_heading = HEADING, conflicts_with_all = ASKED)]
+    /// List outstanding collections and collected intervals, without a request to the leader.
+    #[arg(long, help_heading = HEADING, conflicts_with_all = QUERY_OPTIONS)]
     list: bool,
-    /// Resume a collection: the one with this id, or the only one.
+    /// Resume the collection with this id, or the only outstanding one.
     #[arg(long, value_name = "ID", num_args = 0..=1, help_heading = HEADING,
-        conflicts_with_all = ASKED, conflicts_with = "list")]
+        conflicts_with_all = QUERY_OPTIONS, conflicts_with = "list")]
     resume: Option<Option<CollectionJobId>>,
-    /// Cancel a collection, at the leader too: the one with this id, or the only one.
+    /// Cancel the collection with this id, or the only outstanding one, also at the leader.
     #[arg(long, value_name = "ID", num_args = 0..=1, help_heading = HEADING,
-        conflicts_with_all = ASKED, conflicts_with_all = ["list", "resume"])]
+        conflicts_with_all = QUERY_OPTIONS, conflicts_with_all = ["list", "resume"])]
     cancel: Option<Option<CollectionJobId>>,
-    /// Where collections are recorded, if not beside the file with the collector's key.
+    /// File that records collections. Default: beside the file with the collector's key.
     #[arg(long, value_name = "FILE", help_heading = HEADING)]
     jobs_file: Option<PathBuf>,
 }
@@ -107,11 +107,11 @@ const HEADING: &str = "Outstanding collections";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Output {
-    /// For people; histograms and vectors are drawn.
+    /// Text for people, with bars for histograms and vectors.
     Text,
     /// One JSON object.
     Json,
-    /// A header and one row for each number.
+    /// A header and one row per number.
     Csv,
 }
 
@@ -128,20 +128,20 @@ pub async fn run(args: Args) -> Outcome {
     if args.outstanding.resume.is_none() && args.outstanding.cancel.is_none() {
         // The arguments are checked before anything is written.
         let record = CollectionRecord::read(&jobs_file, public.id, public.revision)?;
-        args.asked.query(&known(&public, began, &record)).map_err(Failure::usage)?;
+        args.asked.query(&times(&public, began, &record)).map_err(Failure::usage)?;
     }
     let collector = source.collector(args.peer.peer()?)?;
     let mut journal = CollectionJournal::open(&jobs_file, public.id, public.revision)
-        .map_err(|error| Failure::new(format!("{error}{}", elsewhere(&error))))?;
+        .map_err(|error| Failure::new(format!("{error}{}", journal_hint(&error))))?;
     if let Some(named) = args.outstanding.cancel {
         let job = outstanding::choose(journal.record(), named)?;
         return outstanding::cancel(&collector, &mut journal, &job, args.yes).await;
     }
     collector.release_delivered(&mut journal).await.map_err(|error| {
-        Failure::new(format!("the leader has not released a batch whose result was delivered: {error}"))
+        Failure::new(format!("cannot release the batch of a delivered result at the leader: {error}"))
     })?;
-    // Before anything is printed that a person or a script may react to.
-    let mut signals = Signals::new()?;
+    // Before any output to which a user or a script may react with a signal.
+    let mut signals = StopSignals::new()?;
     let collection = Collection { args: &args, collector: &collector, public: &public, began };
     tokio::select! {
         outcome = collection.run(&mut journal) => outcome,
@@ -149,48 +149,50 @@ pub async fn run(args: Args) -> Outcome {
     }
 }
 
-/// What to do if collections cannot be recorded in the usual place.
-fn elsewhere(error: &CollectionJournalError) -> &'static str {
+/// A hint if collections cannot be recorded in the default file.
+fn journal_hint(error: &CollectionJournalError) -> &'static str {
     match error {
-        CollectionJournalError::Io { .. } => "\n--jobs-file FILE records collections elsewhere.",
+        CollectionJournalError::Io { .. } => " (hint: --jobs-file FILE selects another file)",
         _ => "",
     }
 }
 
-/// What to do about a collection that was interrupted, if one is outstanding.
+/// A hint if a collection is outstanding.
 fn outstanding_hint(jobs_file: &Path, public: &TaskParameters) -> &'static str {
-    // Each change is durable, so the file is right at any moment.
+    // The file is current: each change is durable.
     match CollectionRecord::read(jobs_file, public.id, public.revision) {
         Ok(record) if record.jobs.is_empty() => "",
         _ => OUTSTANDING,
     }
 }
 
-/// Why a collection has no result.
-enum Ended {
-    /// The leader does not have the job.
+/// The reason why a collection has no result.
+enum NoResult {
+    /// The leader no longer has the job.
     Gone,
-    /// Another job is to take its place.
+    /// The job was cancelled to be replaced.
     Replaced,
-    /// Anything else.
+    /// Any other failure.
     Failed(Failure),
 }
 
-impl From<Ended> for Failure {
-    fn from(ended: Ended) -> Self {
+impl From<NoResult> for Failure {
+    fn from(ended: NoResult) -> Self {
         match ended {
-            Ended::Gone | Ended::Replaced => Failure::new("the leader no longer has the job: collect again"),
-            Ended::Failed(failure) => failure,
+            NoResult::Gone | NoResult::Replaced => {
+                Failure::new("the leader no longer has the collection job (hint: collect again)")
+            }
+            NoResult::Failed(failure) => failure,
         }
     }
 }
 
-fn known(public: &TaskParameters, began: Option<Time>, record: &CollectionRecord) -> Known {
+fn times(public: &TaskParameters, began: Option<Time>, record: &CollectionRecord) -> TaskTimes {
     let (mode, precision) = (public.batch_mode, public.time_precision);
-    // A report of the very moment of the expiration is still taken.
+    // A report at the exact time of expiration is accepted.
     let last = public.task_expiration.map(|time| time.truncate(precision).saturating_add(precision));
     let ends = public.task_interval.map(|interval| interval.end()).or(last);
-    Known { mode, precision, began, collected_until: record.collected_until(), ends, now: clock::now() }
+    TaskTimes { mode, precision, began, collected_until: record.collected_until(), ends, now: clock::now() }
 }
 
 /// One run of the command.
@@ -202,22 +204,21 @@ struct Collection<'a> {
 }
 
 impl Collection<'_> {
-    /// Resumes what is outstanding or begins a new collection.
+    /// Resumes an outstanding collection or starts a new one.
     async fn run(&self, journal: &mut CollectionJournal) -> Outcome {
         if let Some(job) = self.job_to_resume(journal.record())? {
-            let what = format!("{} that was begun at {}", describe(&job.query), timestamp::show(job.begun));
-            style::note(format!("resuming the collection of {what}"));
-            let ended = match self.is_outgrown(&job, journal.record())? {
+            let (query, begun) = (describe(&job.query), timestamp::show(job.begun));
+            style::note(format!("resuming the collection of {query}, started at {begun}"));
+            let ended = match self.is_superseded(&job, journal.record())? {
                 true => self.replace(journal, &job).await,
                 false => self.finish(journal, &job.id, &job.query).await,
             };
             match ended {
-                Err(Ended::Replaced) => {
-                    style::note("the leader is not done with it: more has finished, and is asked for instead")
+                Err(NoResult::Replaced) => {
+                    style::note("the leader has no result yet; collecting the longer interval that is complete now")
                 }
-                // The leader does not have it any more, and so it is asked for anew.
-                Err(Ended::Gone) if self.args.outstanding.resume.is_none() => {
-                    style::warn("the leader no longer has the job");
+                Err(NoResult::Gone) if self.args.outstanding.resume.is_none() => {
+                    style::warn("the leader no longer has the collection job; starting a new one");
                 }
                 ended => return ended.map_err(Failure::from),
             }
@@ -229,55 +230,55 @@ impl Collection<'_> {
         Ok(self.finish(journal, &id, &query).await?)
     }
 
-    /// Whether the interval is ours to choose and more has finished since a job began. A job with too few reports would
-    /// never end.
-    fn is_outgrown(&self, job: &CollectionJob, record: &CollectionRecord) -> Result<bool, Failure> {
+    /// Returns whether the default interval has grown since the job started. A job with too few reports would never
+    /// finish.
+    fn is_superseded(&self, job: &CollectionJob, record: &CollectionRecord) -> Result<bool, Failure> {
         if self.args.outstanding.resume.is_some() || job.result.is_some() {
             return Ok(false);
         }
         Ok(match (self.asked(record)?, job.query) {
-            (Asked::For { query: Query::TimeInterval(now), is_default: true }, Query::TimeInterval(before)) => {
+            (QueryChoice::For { query: Query::TimeInterval(now), is_default: true }, Query::TimeInterval(before)) => {
                 before.end() < now.end()
             }
             _ => false,
         })
     }
 
-    /// Takes the result of an outstanding job if it is there, and cancels the job if it is not.
-    async fn replace(&self, journal: &mut CollectionJournal, job: &CollectionJob) -> Result<(), Ended> {
+    /// Delivers the result of an outstanding job, or cancels the job if it has none.
+    async fn replace(&self, journal: &mut CollectionJournal, job: &CollectionJob) -> Result<(), NoResult> {
         let explained = |error: CollectError, journal: &CollectionJournal| match error {
-            CollectError::Deleted => Ended::Gone,
-            error => Ended::Failed(explain(&error, &job.query, journal.record(), journal.job(&job.id))),
+            CollectError::Deleted => NoResult::Gone,
+            error => NoResult::Failed(explain(&error, &job.query, journal.record(), journal.job(&job.id))),
         };
         match self.collector.poll_once(journal, &job.id, Some(self.args.timeout)).await {
             Ok(Some(collected)) => {
                 let delivered = self.deliver(journal, &job.id, &job.query, &collected).await;
-                return delivered.map_err(Ended::Failed);
+                return delivered.map_err(NoResult::Failed);
             }
             Ok(None) => {}
             Err(error) => return Err(explained(error, journal)),
         }
         match self.collector.cancel(journal, &job.id).await {
-            Ok(()) => Err(Ended::Replaced),
+            Ok(()) => Err(NoResult::Replaced),
             Err(error) => Err(explained(error, journal)),
         }
     }
 
-    fn asked(&self, record: &CollectionRecord) -> Result<Asked, Failure> {
-        self.args.asked.query(&known(self.public, self.began, record)).map_err(Failure::usage)
+    fn asked(&self, record: &CollectionRecord) -> Result<QueryChoice, Failure> {
+        self.args.asked.query(&times(self.public, self.began, record)).map_err(Failure::usage)
     }
 
-    /// The job to resume instead of beginning another one: the one that is named, one with the same query, or, if the
-    /// interval is ours to choose, the first that is outstanding from there on.
+    /// Returns the job to resume: the one of `--resume`, one with the same query, or, for the default interval, the first
+    /// outstanding one from its start.
     fn job_to_resume(&self, record: &CollectionRecord) -> Result<Option<CollectionJob>, Failure> {
         if let Some(named) = self.args.outstanding.resume {
             return outstanding::choose(record, named).map(Some);
         }
         let (same, from) = match self.asked(record)? {
-            Asked::For { query, is_default: false } => (Some(query), None),
-            Asked::For { query: Query::TimeInterval(interval), .. } => (None, Some(interval.start())),
-            Asked::For { query, .. } => (Some(query), None),
-            Asked::NothingFinished { start, .. } => (None, Some(start)),
+            QueryChoice::For { query, is_default: false } => (Some(query), None),
+            QueryChoice::For { query: Query::TimeInterval(interval), .. } => (None, Some(interval.start())),
+            QueryChoice::For { query, .. } => (Some(query), None),
+            QueryChoice::NothingFinished { start, .. } => (None, Some(start)),
         };
         let is_meant = |job: &&CollectionJob| match job.query {
             Query::TimeInterval(interval) => from.is_some_and(|from| interval.end() > from) || Some(job.query) == same,
@@ -286,23 +287,23 @@ impl Collection<'_> {
         Ok(record.jobs.iter().find(is_meant).cloned())
     }
 
-    /// The query of a new job, if it may be asked.
+    /// Returns the query of a new job, if it is valid.
     async fn new_query(&self, record: &CollectionRecord) -> Result<Query, Failure> {
         let query = match self.asked(record)? {
-            Asked::For { query, .. } => query,
-            Asked::NothingFinished { start, end: None } => {
+            QueryChoice::For { query, .. } => query,
+            QueryChoice::NothingFinished { start, end: None } => {
                 return Err(Failure::new(format!(
-                    "nothing to collect: the task has ended, and the last collection was up to {}",
+                    "nothing to collect: the task has ended, and everything until {} is collected",
                     timestamp::show(start)
                 )));
             }
-            Asked::NothingFinished { start, end: Some(end) } => {
+            QueryChoice::NothingFinished { start, end: Some(end) } => {
                 let hint = match start <= clock::now() {
-                    true => " (hint: --include-current collects the running one before that)",
+                    true => " (hint: --include-current collects the current one now)",
                     false => "",
                 };
                 return Err(Failure::new(format!(
-                    "nothing to collect: no unit of time has finished since {}. The next one does at {}{hint}",
+                    "nothing to collect: no time unit is complete since {}; the next one is at {}{hint}",
                     timestamp::show(start),
                     timestamp::show(end)
                 )));
@@ -313,8 +314,8 @@ impl Collection<'_> {
             |job: &&CollectionJob| matches!(job.query, Query::TimeInterval(other) if other.overlaps(&interval));
         if let Some(job) = record.jobs.iter().find(overlaps) {
             return Err(Failure::new(format!(
-                "the collection {} of {} is outstanding and overlaps this one: continue it with --resume={}, or end \
-                 it with --cancel={}",
+                "the outstanding collection {} of {} overlaps this one (hint: continue it with --resume={}, or cancel it \
+                 with --cancel={})",
                 job.id,
                 describe(&job.query),
                 job.id,
@@ -325,14 +326,14 @@ impl Collection<'_> {
         Ok(query)
     }
 
-    /// A unit of time that has not finished is closed only if that was said.
+    /// Asks for confirmation before a collection closes the current time unit.
     async fn confirm_closing(&self, interval: &Interval) -> Outcome {
         let now = clock::now();
         if interval.end() <= now {
             return Ok(());
         }
         let cost = format!(
-            "This closes everything up to {}, and it is {}.\nThe leader refuses all further reports of that time.",
+            "this closes the time until {}, and it is {} now.\nThe leader refuses further reports of that time",
             timestamp::show(interval.end()),
             timestamp::show(now)
         );
@@ -344,48 +345,53 @@ impl Collection<'_> {
             return Ok(());
         }
         style::warn(cost);
-        // On a thread of its own, so that Ctrl-C is heard meanwhile.
-        if tokio::task::spawn_blocking(|| confirmed("collect it now")).await?? {
+        // On a blocking thread, so that Ctrl-C is handled.
+        if tokio::task::spawn_blocking(|| confirm("collect it now")).await?? {
             Ok(())
         } else {
-            Err(Failure::new("nothing was collected"))
+            Err(Failure::new("cancelled: nothing was collected"))
         }
     }
 
-    /// Runs a job to its end and prints the result.
-    async fn finish(&self, journal: &mut CollectionJournal, id: &CollectionJobId, query: &Query) -> Result<(), Ended> {
-        let spinner = style::spinner("asking the leader");
+    /// Polls a job until it finishes and prints the result.
+    async fn finish(
+        &self,
+        journal: &mut CollectionJournal,
+        id: &CollectionJobId,
+        query: &Query,
+    ) -> Result<(), NoResult> {
+        let spinner = style::spinner("connecting");
         let progress = |progress| match progress {
             Progress::Accepted => spinner.set_message("collecting"),
             Progress::Waiting(asked) => {
                 spinner.set_message("waiting for the leader");
-                let note = self.why_it_waits(query).filter(|_| asked == 1);
+                let note = self.explain_wait(query).filter(|_| asked == 1);
                 note.into_iter().for_each(|note| spinner.suspend(|| style::note(note)));
             }
         };
         let result = self.collector.run(journal, id, Some(self.args.timeout), progress).await;
         spinner.finish_and_clear();
         match result {
-            Ok(collected) => self.deliver(journal, id, query, &collected).await.map_err(Ended::Failed),
-            Err(CollectError::Deleted) => Err(Ended::Gone),
-            Err(error) => Err(Ended::Failed(explain(&error, query, journal.record(), journal.job(id)))),
+            Ok(collected) => self.deliver(journal, id, query, &collected).await.map_err(NoResult::Failed),
+            Err(CollectError::Deleted) => Err(NoResult::Gone),
+            Err(error) => Err(NoResult::Failed(explain(&error, query, journal.record(), journal.job(id)))),
         }
     }
 
-    /// Why the leader may have too few reports: the youngest ones are not asked for.
-    fn why_it_waits(&self, query: &Query) -> Option<String> {
+    /// Explains why the leader may have too few reports: the newest ones are not in the interval.
+    fn explain_wait(&self, query: &Query) -> Option<String> {
         let current = clock::now().truncate(self.public.time_precision);
         match query {
             Query::TimeInterval(interval) if interval.end() == current => Some(format!(
-                "reports since {} are not asked for: their unit of time has not finished, and --include-current would \
-                 close it",
+                "reports since {} are not included: their time unit is not complete (hint: --include-current includes and \
+                 closes it)",
                 timestamp::show(current)
             )),
             _ => None,
         }
     }
 
-    /// Prints a result, and only then has the leader and the ledger give it up.
+    /// Prints a result, then releases it at the leader and in the journal.
     async fn deliver(
         &self,
         journal: &mut CollectionJournal,
@@ -393,20 +399,20 @@ impl Collection<'_> {
         query: &Query,
         collected: &CollectedAggregate,
     ) -> Outcome {
-        if !style::try_say(render::render(id, collected, query, self.public, self.args.output)?)? {
+        if !style::try_print(render::render(id, collected, query, self.public, self.args.output)?)? {
             return Err(Failure::new(format!("the result could not be written{OUTSTANDING}")));
         }
         if let Err(error) = self.collector.complete(journal, id, collected).await {
-            style::warn(format!("the next collection releases the batch first, which failed now: {error}"));
+            style::warn(format!("cannot release the batch at the leader, the next collection retries: {error}"));
         }
         Ok(())
     }
 }
 
-/// What to do about a collection that is not complete.
-const OUTSTANDING: &str = "\nThe collection stays outstanding: --resume continues it, --cancel ends it.";
+/// The hint for an incomplete collection.
+const OUTSTANDING: &str = "\nThe collection stays outstanding: --resume continues it, --cancel cancels it.";
 
-/// What the operator can do about it.
+/// Explains an error with a hint for the operator.
 fn explain(error: &CollectError, query: &Query, record: &CollectionRecord, job: Option<&CollectionJob>) -> Failure {
     if let CollectError::UnsupportedQuery(_) = error {
         return Failure::usage(error);
@@ -415,8 +421,8 @@ fn explain(error: &CollectError, query: &Query, record: &CollectionRecord, job: 
     let CollectError::Request(call) = error else {
         let hint = match error {
             CollectError::TimedOut(_) => {
-                "\nReports may still be on their way through the aggregators, or be too few: ask \
-                the leader's\noperator for 'dapbox task show'. A longer --timeout waits longer."
+                "\nReports may still be in aggregation, or too few (hint: ask the leader's operator \
+                for\n'dapbox task show', or use a longer --timeout)"
             }
             _ => "",
         };
@@ -424,37 +430,37 @@ fn explain(error: &CollectError, query: &Query, record: &CollectionRecord, job: 
     };
     let hint = match (call.problem().map(|problem| problem.kind), query) {
         (Some(ProblemType::InvalidBatchSize), Query::FixedSize(_)) => {
-            "\nThe batch has too few reports, or is not one that was collected before."
+            "\nThe batch has too few reports, or was not collected before."
         }
         (Some(ProblemType::InvalidBatchSize), Query::TimeInterval(_)) => {
-            "\nThere are not enough reports: the task's minimum batch size protects the single client. Collect a longer\n\
-             interval, or wait for more reports."
+            "\nThe interval has fewer reports than the minimum batch size (hint: collect a longer interval, or wait for\n\
+             more reports)"
         }
         (Some(ProblemType::BatchOverlap), Query::TimeInterval(interval)) => &overlap_hint(record, interval),
         (Some(ProblemType::BatchInvalid), Query::TimeInterval(_)) => {
-            "\nIf a part of the interval is given up already, use a later --since."
+            "\nA part of the interval may be expired (hint: use a later --since)"
         }
         (Some(ProblemType::BatchInvalid), Query::FixedSize(FixedSizeQuery::CurrentBatch)) => {
-            "\nNo batch is ready yet: wait for more reports."
+            "\nNo batch is ready yet (hint: wait for more reports)"
         }
-        (Some(ProblemType::UnauthorizedRequest), _) => "\nThe token in the file is not the one that the leader knows.",
+        (Some(ProblemType::UnauthorizedRequest), _) => "\nThe leader does not accept the token in the file.",
         (Some(ProblemType::UnrecognizedTask), _) => {
-            "\nHas the leader's operator added leader.toml? Or is it another leader, or another id?"
+            "\nThe leader does not know the task (hint: check that its operator added leader.toml, and the leader's URL)"
         }
         _ => "",
     };
     Failure::new(format!("{error}{hint}{outstanding}"))
 }
 
-/// What is left of an interval of which a part was collected before.
+/// Lists the uncollected parts of an interval.
 fn overlap_hint(record: &CollectionRecord, interval: &Interval) -> String {
     let free = record.uncollected_within(interval);
     if free == [*interval] {
-        return "\nA part of the interval was collected before, and not by a collection that is recorded here. A report is\n\
-                counted once only: use a later --since."
+        return "\nA part of the interval was already collected, by a collection that is not recorded here (hint: use a later\n\
+                --since)"
             .to_owned();
     }
     let lines = free.iter().map(|free| format!("\n  {}", show::interval(*free)));
-    let lines = if free.is_empty() { "\n  nothing".to_owned() } else { lines.collect() };
-    format!("\nA part of the interval was collected before, and a report is counted once only. Free of it are:{lines}")
+    let lines = if free.is_empty() { "\n  none".to_owned() } else { lines.collect() };
+    format!("\nA part of the interval was already collected. Uncollected parts:{lines}")
 }

@@ -1,4 +1,4 @@
-//! `dapbox compact`: the database written anew, as small as it can be.
+//! `dapbox compact`: compacts the database.
 
 use std::time::Instant;
 
@@ -6,25 +6,26 @@ use serde::Serialize;
 
 use super::{
     Failure, Outcome,
-    args::{ConfigArgs, Format},
+    args::{ConfigArgs, OutputArgs},
     control::Socket,
-    style::{self, say},
+    style,
 };
 use crate::store::{self, CompactStage, CompactionResult};
 
 /// Arguments of `dapbox compact`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "The database uses freed space again but never gives it back: this does. It needs the data \
-    directory for itself, so stop the server first, and it needs free space for a second copy of what the database \
-    holds. If it is interrupted, everything stays as it was.\n\n\
+#[command(
+    after_help = "The database reuses freed space, but its file does not shrink. This command rewrites it. Stop the \
+    server first. It needs free space for a second copy of the stored data. An interruption leaves the database \
+    unchanged.\n\n\
     Example:\n  \
-    dapbox compact --data-dir /var/lib/dapbox")]
+    dapbox compact --data-dir /var/lib/dapbox"
+)]
 pub struct Args {
     #[command(flatten)]
     config: ConfigArgs,
-    /// What to print.
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    output: Format,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 #[derive(Serialize)]
@@ -40,7 +41,7 @@ struct Output {
 pub async fn run(args: Args) -> Outcome {
     let config = args.config.load(None)?;
     if Socket::new(config.control_socket())?.is_alive().await? {
-        return Err(Failure::new("a server runs on this data directory; stop it first, and start it again afterwards"));
+        return Err(Failure::new("a server is running on this data directory (hint: stop it first)"));
     }
     let (start, dir) = (Instant::now(), config.data_dir.clone());
     let cache = config.limits.store_cache_bytes;
@@ -61,14 +62,13 @@ pub async fn run(args: Args) -> Outcome {
     let CompactionResult { bytes_before, bytes_after, rows, row_bytes } =
         compacted.await?.map_err(|error| Failure::new(error).context(config.data_dir.display()))?;
     let output = Output { bytes_before, bytes_after, rows, row_bytes, seconds: start.elapsed().as_secs_f64() };
-    Ok(match args.output {
-        Format::Json => say(serde_json::to_string_pretty(&output)?),
-        Format::Text => say(format!(
-            "The database took {} bytes and takes {} now, for {} of {} bytes together.",
+    args.output.print(&output, || {
+        format!(
+            "Database compacted from {} to {} bytes: {} of {} bytes in total.",
             style::count(bytes_before),
             style::count(bytes_after),
             style::counted(rows, "row"),
             style::count(row_bytes)
-        )),
-    }?)
+        )
+    })
 }

@@ -1,5 +1,5 @@
-//! An aggregator's tasks, seen from the command line: through the control socket of the running server, or in its data
-//! directory when none runs.
+//! Access to an aggregator from the command line: through the control socket of the running server, or to its data directory
+//! if no server is running.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
@@ -28,11 +28,11 @@ use crate::{
     wire::Problem,
 };
 
-/// An aggregator's tasks.
+/// Access to an aggregator.
 pub enum Control {
-    /// A server runs and does what we ask.
+    /// A server is running.
     Server(Socket),
-    /// No server runs; we have the data directory for ourselves.
+    /// No server is running: the data directory is open exclusively.
     Offline(Offline),
 }
 
@@ -41,27 +41,29 @@ pub enum Control {
 pub struct Socket {
     http: reqwest::Client,
     path: PathBuf,
-    /// The path to connect to.
+    /// A short path of the same socket, since socket addresses are limited to 108 bytes.
     short: Arc<ShortPath>,
 }
 
 impl Control {
-    /// Finds the running server, or opens the data directory.
+    /// Connects to the running server, or opens the data directory.
     pub async fn open(config: &Config) -> Result<Self, Failure> {
         let socket = Socket::new(config.control_socket())?;
         if socket.is_alive().await? {
             return Ok(Self::Server(socket));
         }
         if !config.data_dir.is_dir() {
-            let text = "no server is running, and there is no data directory {}; is --config or --data-dir missing?";
-            return Err(Failure::new(text.replace("{}", &config.data_dir.display().to_string())));
+            return Err(Failure::new(format!(
+                "no server is running, and the data directory {} does not exist (hint: set --config or --data-dir)",
+                config.data_dir.display()
+            )));
         }
         let (dir, options) = (config.data_dir.clone(), server::store_options(config));
         let opened = tokio::task::spawn_blocking(move || Offline::open(&dir, options)).await?;
         Ok(Self::Offline(opened.map_err(|e| Failure::new(e).context(config.data_dir.display()))?))
     }
 
-    /// What the operator should know of the server, whatever else was asked.
+    /// Returns a warning of the server for the operator.
     pub async fn advice(&self) -> Option<String> {
         match self {
             Self::Server(socket) => socket.health().await.ok()?.disk.advice(),
@@ -69,7 +71,7 @@ impl Control {
         }
     }
 
-    /// All tasks.
+    /// Lists all tasks.
     pub async fn tasks(&self) -> Result<Vec<TaskStatus>, Failure> {
         match self {
             Self::Server(socket) => socket.tasks().await,
@@ -77,7 +79,7 @@ impl Control {
         }
     }
 
-    /// One task, if it is there.
+    /// Returns a task, if it exists.
     pub async fn task(&self, id: &TaskId) -> Result<Option<TaskStatus>, Failure> {
         match self {
             Self::Server(socket) => socket.task(id).await,
@@ -85,7 +87,7 @@ impl Control {
         }
     }
 
-    /// Adds a task. The same one again is fine.
+    /// Adds a task. Adding the same task again has no effect.
     pub async fn add_task(&self, task: Task) -> Result<(), Failure> {
         match self {
             Self::Server(socket) => socket.add_task(&task).await,
@@ -93,7 +95,7 @@ impl Control {
         }
     }
 
-    /// Adds several tasks of different ids: all of them, or none.
+    /// Adds tasks with different ids: all of them, or none.
     pub async fn add_tasks(&self, tasks: Vec<Task>) -> Result<(), Failure> {
         match self {
             Self::Server(socket) => socket.add_tasks(&tasks).await,
@@ -101,7 +103,7 @@ impl Control {
         }
     }
 
-    /// Gives a task another name, or none. False if it is not there.
+    /// Sets or removes the name of a task. Returns false if the task does not exist.
     pub async fn rename_task(&self, id: TaskId, name: Option<TaskName>) -> Result<bool, Failure> {
         match self {
             Self::Server(socket) => socket.rename_task(&RenameRequest { task: id, name }).await,
@@ -109,7 +111,7 @@ impl Control {
         }
     }
 
-    /// Removes a task. `None` if it is not there.
+    /// Removes a task. Returns `None` if it does not exist.
     pub async fn remove_task(&self, id: TaskId) -> Result<Option<RemovalOutcome>, Failure> {
         match self {
             Self::Server(socket) => socket.remove_task(&id).await,
@@ -120,13 +122,15 @@ impl Control {
     /// The tasks that others set up and that nobody has contacted, or removes them.
     pub async fn never_contacted(&self, request: NeverContactedRequest) -> Result<Vec<TaskId>, Failure> {
         match self {
-            Self::Server(socket) => socket.get(Method::POST, "/untouched", Some(serde_json::to_vec(&request)?)).await,
+            Self::Server(socket) => {
+                socket.request_json(Method::POST, "/never_contacted", Some(serde_json::to_vec(&request)?)).await
+            }
             Self::Offline(data) => Ok(data.never_contacted(request).await?),
         }
     }
 
-    /// Closes everything of a task before a time, since the other aggregator has lost something. Says where the horizon is
-    /// now; `None` if the task is not there.
+    /// Closes a task for reports before a time, because the other aggregator lost data. Returns the new horizon; `None` if
+    /// the task does not exist.
     pub async fn close_before(&self, task: TaskId, before: Time) -> Result<Option<Time>, Failure> {
         match self {
             Self::Server(socket) => socket.close_before(&CloseRequest { task, before }).await,
@@ -134,7 +138,7 @@ impl Control {
         }
     }
 
-    /// The tokens of a task that are in force; `None` if the task is not there.
+    /// Lists the valid tokens of a task; `None` if it does not exist.
     pub async fn tokens(&self, task: TaskId) -> Result<Option<Vec<TokenStatus>>, Failure> {
         match self {
             Self::Server(socket) => socket.tokens(task).await,
@@ -142,7 +146,7 @@ impl Control {
         }
     }
 
-    /// Replaces a token of a task, and says which ones are in force then.
+    /// Rotates a token of a task, and returns the valid ones.
     pub async fn change_token(&self, change: TokenChange) -> Result<Vec<TokenStatus>, Failure> {
         match self {
             Self::Server(socket) => socket.change_token(&change).await,
@@ -150,7 +154,7 @@ impl Control {
         }
     }
 
-    /// Closes the data directory, if it is we who have it open.
+    /// Closes the data directory, if it is open.
     pub async fn close(self) {
         if let Self::Offline(data) = self {
             data.close().await;
@@ -159,12 +163,12 @@ impl Control {
 }
 
 impl Socket {
-    /// The control socket at `path`, which need not exist.
+    /// Creates a client of the control socket at `path`, which need not exist.
     pub fn new(path: PathBuf) -> Result<Self, Failure> {
-        // A socket needs no certificates, and where there are none of the system a client that wants them cannot be made.
+        // Without certificates: a client with certificates cannot be created where the system has none.
         let short = match ShortPath::of(&path) {
             Ok(short) => short,
-            // Without a directory there is no server.
+            // Without the directory, no server is running.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => ShortPath::itself(&path),
             Err(error) => return Err(Failure::new(error).context(path.display())),
         };
@@ -173,7 +177,7 @@ impl Socket {
         Ok(Self { http, path, short: Arc::new(short) })
     }
 
-    /// Whether a server listens.
+    /// Returns whether a server listens.
     pub async fn is_alive(&self) -> Result<bool, Failure> {
         match tokio::net::UnixStream::connect(self.short.path()).await {
             Ok(_) => Ok(true),
@@ -184,142 +188,147 @@ impl Socket {
         }
     }
 
-    /// How the server is.
+    /// Returns the health of the server.
     pub async fn health(&self) -> Result<Health, Failure> {
-        let (status, body) = self.ask(Method::GET, "/health", None).await?;
-        if status == StatusCode::OK { Ok(serde_json::from_slice(&body)?) } else { Err(refused(status, &body)) }
+        let (status, body) = self.request(Method::GET, "/health", None).await?;
+        if status == StatusCode::OK { Ok(serde_json::from_slice(&body)?) } else { Err(refusal(status, &body)) }
     }
 
-    /// The proxies that the server's requests go through.
+    /// Returns the proxies of the server's requests.
     pub async fn proxies(&self) -> Result<Proxies, Failure> {
-        let variables: BTreeMap<String, String> = self.get(Method::GET, "/proxies", None).await?;
+        let variables: BTreeMap<String, String> = self.request_json(Method::GET, "/proxies", None).await?;
         Ok(Proxies::from_vars(variables))
     }
 
-    /// All that is to be seen of the server.
+    /// Returns the overview of the server.
     pub async fn overview(&self) -> Result<Overview, Failure> {
-        let (status, body) = self.ask(Method::GET, "/overview", None).await?;
-        if status == StatusCode::OK { Ok(serde_json::from_slice(&body)?) } else { Err(refused(status, &body)) }
+        let (status, body) = self.request(Method::GET, "/overview", None).await?;
+        if status == StatusCode::OK { Ok(serde_json::from_slice(&body)?) } else { Err(refusal(status, &body)) }
     }
 
-    /// The stored times that are ahead of the clock.
+    /// Lists stored times that are ahead of the clock.
     pub async fn future_timestamps(&self) -> Result<Vec<FutureTimestamp>, Failure> {
-        self.get(Method::GET, "/future_timestamps", None).await
+        self.request_json(Method::GET, "/future_timestamps", None).await
     }
 
-    /// The process that listens, if the system tells.
+    /// Returns the id of the process that listens, if known.
     pub async fn process(&self) -> Option<i32> {
         tokio::net::UnixStream::connect(self.short.path()).await.ok()?.peer_cred().ok()?.pid()
     }
 
-    /// All tasks.
+    /// Lists all tasks.
     pub async fn tasks(&self) -> Result<Vec<TaskStatus>, Failure> {
-        let (status, body) = self.ask(Method::GET, "/tasks", None).await?;
-        if status == StatusCode::OK { Ok(serde_json::from_slice(&body)?) } else { Err(refused(status, &body)) }
+        let (status, body) = self.request(Method::GET, "/tasks", None).await?;
+        if status == StatusCode::OK { Ok(serde_json::from_slice(&body)?) } else { Err(refusal(status, &body)) }
     }
 
-    /// One task, if it is there.
+    /// Returns a task, if it exists.
     pub async fn task(&self, id: &TaskId) -> Result<Option<TaskStatus>, Failure> {
-        match self.ask(Method::GET, &format!("/tasks/{id}"), None).await? {
+        match self.request(Method::GET, &format!("/tasks/{id}"), None).await? {
             (StatusCode::OK, body) => Ok(Some(serde_json::from_slice(&body)?)),
-            (status, body) if is_unknown(status, &body) => Ok(None),
-            (status, body) => Err(refused(status, &body)),
+            (status, body) if is_unknown_task(status, &body) => Ok(None),
+            (status, body) => Err(refusal(status, &body)),
         }
     }
 
     /// Adds a task.
     pub async fn add_task(&self, task: &Task) -> Result<(), Failure> {
-        let (status, body) = self.ask(Method::POST, "/tasks", Some(serde_json::to_vec(task)?)).await?;
-        if status.is_success() { Ok(()) } else { Err(refused(status, &body)) }
+        let (status, body) = self.request(Method::POST, "/tasks", Some(serde_json::to_vec(task)?)).await?;
+        if status.is_success() { Ok(()) } else { Err(refusal(status, &body)) }
     }
 
     /// Adds several tasks.
     pub async fn add_tasks(&self, tasks: &[Task]) -> Result<(), Failure> {
-        let (status, body) = self.ask(Method::POST, "/all_tasks", Some(serde_json::to_vec(tasks)?)).await?;
-        if status.is_success() { Ok(()) } else { Err(refused(status, &body)) }
+        let (status, body) = self.request(Method::POST, "/all_tasks", Some(serde_json::to_vec(tasks)?)).await?;
+        if status.is_success() { Ok(()) } else { Err(refusal(status, &body)) }
     }
 
     /// Gives a task another name. False if it is not there.
     pub async fn rename_task(&self, request: &RenameRequest) -> Result<bool, Failure> {
-        match self.ask(Method::POST, "/names", Some(serde_json::to_vec(request)?)).await? {
+        match self.request(Method::POST, "/names", Some(serde_json::to_vec(request)?)).await? {
             (status, _) if status.is_success() => Ok(true),
-            (status, body) if is_unknown(status, &body) => Ok(false),
-            (status, body) => Err(refused(status, &body)),
+            (status, body) if is_unknown_task(status, &body) => Ok(false),
+            (status, body) => Err(refusal(status, &body)),
         }
     }
 
-    /// Removes a task. `None` if it is not there.
+    /// Removes a task. Returns `None` if it does not exist.
     pub async fn remove_task(&self, id: &TaskId) -> Result<Option<RemovalOutcome>, Failure> {
-        match self.ask(Method::DELETE, &format!("/tasks/{id}"), None).await? {
+        match self.request(Method::DELETE, &format!("/tasks/{id}"), None).await? {
             (StatusCode::OK, _) => Ok(Some(RemovalOutcome::Forgotten)),
             (status, _) if status.is_success() => Ok(Some(RemovalOutcome::Tombstone)),
-            (status, body) if is_unknown(status, &body) => Ok(None),
-            (status, body) => Err(refused(status, &body)),
+            (status, body) if is_unknown_task(status, &body) => Ok(None),
+            (status, body) => Err(refusal(status, &body)),
         }
     }
 
-    /// Closes everything of a task before a time. None if the task is not there.
+    /// Closes a task for reports before a time. Returns `None` if the task does not exist.
     pub async fn close_before(&self, request: &CloseRequest) -> Result<Option<Time>, Failure> {
-        match self.ask(Method::POST, "/close", Some(serde_json::to_vec(request)?)).await? {
+        match self.request(Method::POST, "/close", Some(serde_json::to_vec(request)?)).await? {
             (StatusCode::OK, body) => Ok(Some(serde_json::from_slice(&body)?)),
-            (status, body) if is_unknown(status, &body) => Ok(None),
-            (status, body) => Err(refused(status, &body)),
+            (status, body) if is_unknown_task(status, &body) => Ok(None),
+            (status, body) => Err(refusal(status, &body)),
         }
     }
 
-    /// The tokens of a task that are in force; `None` if the task is not there.
+    /// Lists the valid tokens of a task; `None` if it does not exist.
     pub async fn tokens(&self, task: TaskId) -> Result<Option<Vec<TokenStatus>>, Failure> {
-        match self.ask(Method::GET, &format!("/tokens/{task}"), None).await? {
+        match self.request(Method::GET, &format!("/tokens/{task}"), None).await? {
             (StatusCode::OK, body) => Ok(Some(serde_json::from_slice(&body)?)),
-            (status, body) if is_unknown(status, &body) => Ok(None),
-            (status, body) => Err(refused(status, &body)),
+            (status, body) if is_unknown_task(status, &body) => Ok(None),
+            (status, body) => Err(refusal(status, &body)),
         }
     }
 
-    /// Replaces a token of a task, and says which ones are in force then.
+    /// Rotates a token of a task, and returns the valid ones.
     pub async fn change_token(&self, change: &TokenChange) -> Result<Vec<TokenStatus>, Failure> {
-        match self.ask(Method::POST, "/tokens", Some(serde_json::to_vec(change)?)).await? {
+        match self.request(Method::POST, "/tokens", Some(serde_json::to_vec(change)?)).await? {
             (StatusCode::OK, body) => Ok(serde_json::from_slice(&body)?),
-            (status, body) => Err(refused(status, &body)),
+            (status, body) => Err(refusal(status, &body)),
         }
     }
 
-    /// Has the server take over a changed configuration.
+    /// Reloads the configuration.
     pub async fn reload(&self) -> Result<ReloadResult, Failure> {
-        self.get(Method::POST, "/reload", None).await
+        self.request_json(Method::POST, "/reload", None).await
     }
 
-    /// What the server logs.
+    /// Returns the log level.
     pub async fn log_level(&self) -> Result<LogLevel, Failure> {
-        self.get(Method::GET, "/log", None).await
+        self.request_json(Method::GET, "/log", None).await
     }
 
-    /// Has the server log something else.
+    /// Changes the log level.
     pub async fn set_log_level(&self, level: &LogLevel) -> Result<LogLevel, Failure> {
-        self.get(Method::POST, "/log", Some(serde_json::to_vec(level)?)).await
+        self.request_json(Method::POST, "/log", Some(serde_json::to_vec(level)?)).await
     }
 
-    async fn get<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<T, Failure> {
-        let (status, body) = self.ask(method, path, body).await?;
-        if status == StatusCode::OK { Ok(serde_json::from_slice(&body)?) } else { Err(refused(status, &body)) }
+    async fn request_json<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<T, Failure> {
+        let (status, body) = self.request(method, path, body).await?;
+        if status == StatusCode::OK { Ok(serde_json::from_slice(&body)?) } else { Err(refusal(status, &body)) }
     }
 
-    /// Asks for something long, whose body is still to be read.
+    /// Sends a request and returns the response with its body as a stream.
     pub async fn stream(&self, path: &str) -> Result<reqwest::Response, Failure> {
         let response = self.http.get(format!("http://control{path}")).send().await;
         let response = response.map_err(|e| Failure::new(e).context(self.path.display()))?;
         let status = response.status();
-        if status.is_success() { Ok(response) } else { Err(refused(status, &response.bytes().await?)) }
+        if status.is_success() { Ok(response) } else { Err(refusal(status, &response.bytes().await?)) }
     }
 
-    /// Asks for something short.
-    pub(super) async fn ask(
+    /// Sends a request and reads the whole response.
+    pub(super) async fn request(
         &self,
         method: Method,
         path: &str,
         body: Option<Vec<u8>>,
     ) -> Result<(StatusCode, Bytes), Failure> {
-        // The host is not looked up: the socket is what is connected to.
+        // The host is not resolved: the client connects to the socket.
         let request = self.http.request(method, format!("http://control{path}"));
         let response = request.body(body.unwrap_or_default()).send().await;
         let response = response.map_err(|e| Failure::new(e).context(self.path.display()))?;
@@ -327,13 +336,13 @@ impl Socket {
     }
 }
 
-fn is_unknown(status: StatusCode, body: &[u8]) -> bool {
+fn is_unknown_task(status: StatusCode, body: &[u8]) -> bool {
     let problem = Problem::from_json(status.as_u16(), body);
     status == StatusCode::NOT_FOUND || problem.kind == crate::wire::ProblemType::UnrecognizedTask
 }
 
-/// What the server has said why it does not do something.
-pub(super) fn refused(status: StatusCode, body: &[u8]) -> Failure {
+/// The error of a refused request.
+pub(super) fn refusal(status: StatusCode, body: &[u8]) -> Failure {
     let problem = Problem::from_json(status.as_u16(), body);
     if problem.detail.is_empty() { Failure::new(problem) } else { Failure::new(problem.detail) }
 }

@@ -1,28 +1,28 @@
-//! The file with a collector's secrets that Divvi Up's tool makes (`divviup collector-credential generate`).
+//! Collector credential files of Divvi Up (`divviup collector-credential generate`).
 
 use std::path::Path;
 
 use serde::Deserialize;
 
-use super::{Failure, pasted::read_file};
+use super::{Failure, input::read_limited};
 use crate::{
     hpke::{Keypair, Suite},
     model::{HpkeConfig, Secret},
     wire::parse_bytes,
 };
 
-/// The longest such file that is read, in bytes. They have a few hundred.
+/// Maximum size of the file, in bytes. Typical files have a few hundred.
 const MAX_BYTES: u64 = 64 << 10;
 
-/// What a collector needs beside the task's public parameters.
+/// The secrets of a collector.
 pub struct Credential {
     /// The token that it presents to the leader.
     pub token: Secret,
-    /// The key that opens aggregate shares.
+    /// The key that decrypts aggregate shares.
     pub keypair: Keypair,
 }
 
-/// The file's JSON. Its makers call it opaque and may add to it: what else is in it is not ours to judge.
+/// The JSON of the file. Divvi Up calls it opaque and may add members, so unknown ones are ignored.
 #[derive(Deserialize)]
 struct File {
     id: u8,
@@ -37,16 +37,16 @@ struct File {
 impl Credential {
     /// Reads a file.
     pub fn read(path: &Path) -> Result<Self, Failure> {
-        let text = read_file(path, MAX_BYTES)?;
+        let text = read_limited(path, MAX_BYTES)?;
         Self::parse(&text).map_err(|why| Failure::new(why).context(path.display()))
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        // What serde says of a wrong value may repeat it, and it may be a secret in the wrong place.
+        // Errors of serde may contain values, which may be secrets.
         let file: File = serde_json::from_str(text).map_err(|error| {
             format!(
-                "is not a collector credential of Divvi Up's, which is a JSON object with id, kem, kdf, aead, \
-                 public_key, private_key and token (line {}, column {})",
+                "not a collector credential of Divvi Up: expected a JSON object with id, kem, kdf, aead, public_key, \
+                 private_key and token (line {}, column {})",
                 error.line(),
                 error.column()
             )
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn janus_and_we_read_the_same_in_a_file() {
+    fn reads_credential_like_janus() {
         let keypair = Keypair::generate(66, Suite::DEFAULT).unwrap();
         let text = written(&keypair).to_string();
         let ours = Credential::parse(&text).unwrap();
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn other_spellings_suites_and_members_are_read() {
+    fn reads_other_spellings_and_suites() {
         let keypair = Keypair::generate(66, Suite::DEFAULT).unwrap();
         let mut file = written(&keypair);
         for (name, value) in [("kdf", "HkdfSha256"), ("aead", "Aes128Gcm"), ("kem", "x25519"), ("name", "new")] {
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_and_no_secret_repeated() {
+    fn names_invalid_member_without_secrets() {
         let keypair = Keypair::generate(66, Suite::DEFAULT).unwrap();
         let good = written(&keypair);
         let other = written(&Keypair::generate(66, Suite::DEFAULT).unwrap());
@@ -137,8 +137,8 @@ mod tests {
             ("private_key", other["private_key"].clone(), "does not belong to the private key"),
             ("public_key", other["public_key"].clone(), "does not belong to the private key"),
             ("token", json!("two words"), "token"),
-            ("id", json!(private_key), "is not a collector credential"),
-            ("id", json!(256), "is not a collector credential"),
+            ("id", json!(private_key), "not a collector credential"),
+            ("id", json!(256), "not a collector credential"),
         ] {
             let mut file = good.clone();
             file[name] = value;

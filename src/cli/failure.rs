@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-/// Why a command failed, for the user.
+/// The error of a command, for the user.
 #[derive(Debug)]
 pub struct Failure {
     message: String,
@@ -13,17 +13,17 @@ pub struct Failure {
 pub type Outcome = Result<(), Failure>;
 
 impl Failure {
-    /// A failure with exit code 1.
+    /// Creates a failure with exit code 1.
     pub fn new(message: impl Display) -> Self {
         Self { message: message.to_string(), code: 1 }
     }
 
-    /// Wrong usage, with exit code 2.
+    /// Creates a usage error with exit code 2.
     pub fn usage(message: impl Display) -> Self {
         Self { message: message.to_string(), code: 2 }
     }
 
-    /// The description.
+    /// The message.
     pub fn message(&self) -> &str {
         &self.message
     }
@@ -33,7 +33,7 @@ impl Failure {
         self.code
     }
 
-    /// Prefixes the description with what was attempted.
+    /// Prefixes the message with its context, such as a path.
     pub fn context(self, attempt: impl Display) -> Self {
         Self { message: format!("{attempt}: {}", self.message), ..self }
     }

@@ -1,13 +1,14 @@
-//! `dapbox keys`: the keys that reports are sealed to.
+//! `dapbox keys`: manages the server's HPKE keys.
 
 use reqwest::{Method, StatusCode};
 
 use super::{
     Failure, Outcome,
-    args::{ConfigArgs, DestructiveArgs, Format},
-    control::{Control, refused},
-    style::{Style, say},
-    task::confirmed,
+    args::{ConfigArgs, DestructiveArgs, OutputArgs},
+    control::{Control, refusal},
+    style::{Style, print},
+    table::{Cell, Table},
+    task::confirm,
     timestamp,
 };
 use crate::{
@@ -20,24 +21,23 @@ use crate::{
 /// The subcommands of `dapbox keys`.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
-    /// List the keys, what they are used for, and what becomes of them.
+    /// List the HPKE keys, their states and their next transitions.
     List(ListArgs),
-    /// Make a new key, which takes the place of the one that there is.
+    /// Create a new key that replaces the active one.
     Rotate(RotateArgs),
-    /// Do not hand a key out any more.
+    /// Stop advertising a key; it still decrypts.
     Disable(DisableArgs),
-    /// Let a key open nothing any more.
+    /// Delete a key; reports encrypted to it are refused.
     Delete(DeleteArgs),
 }
 
 /// Arguments of `dapbox keys list`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "A key is pending before it is handed out, so that a backup has it; active while clients are told \
-    of it; and expired when another has taken its place. It then still opens what was sealed to it. It is deleted when no \
-    such report can come or wait any more: after twice hpke.cache_max_age, and as long as the task keeps reports that \
-    keeps them longest. With a task that keeps them for ever (without --report-expiry-age), that is as long as the task \
-    is there.\n\n\
+    after_help = "A key is pending before it is advertised, so that backups contain it; active while clients receive it; \
+    and expired after another key replaced it. An expired key still decrypts reports. It is deleted after twice \
+    hpke.cache_max_age plus the longest report expiry age of all tasks. A task without report expiry keeps it as long \
+    as the task exists.\n\n\
     Examples:\n  \
     dapbox keys list\n  \
     dapbox keys list -o json --data-dir /var/lib/dapbox"
@@ -45,60 +45,57 @@ pub enum Command {
 pub struct ListArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// What to print.
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    output: Format,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// Arguments of `dapbox keys rotate`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "A running server does this by itself, every hpke.rotate_every. Nothing is lost by it: reports that \
-    were sealed to the old key are taken and aggregated as before.\n\n\
+    after_help = "A running server rotates its keys automatically, every hpke.rotate_every. Reports encrypted to the old \
+    key are still accepted.\n\n\
     Examples:\n  \
     dapbox keys rotate\n  \
     dapbox keys rotate --now"
 )]
 pub struct RotateArgs {
-    /// Hand it out at once, and not only after hpke.pending_time. Make a backup then: those that there are do not have it.
+    /// Activate the new key immediately instead of after hpke.pending_time. Back up afterwards: older backups lack the key.
     #[arg(long)]
     now: bool,
     #[command(flatten)]
     config: ConfigArgs,
-    /// What to print.
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    output: Format,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// Arguments of `dapbox keys disable`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "For a key that should not be used, and that need not be feared: what is sealed to it is still \
-    opened. Another is handed out at once in its place, so that there is always one.\n\n\
+    after_help = "For a key that should no longer be used but is not compromised: reports encrypted to it are still \
+    accepted. If it is the only active key, another one is activated immediately.\n\n\
     Example:\n  \
     dapbox keys disable 17"
 )]
 pub struct DisableArgs {
-    /// The key's id.
+    /// Key id.
     id: u8,
     #[command(flatten)]
     config: ConfigArgs,
-    /// What to print.
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    output: Format,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// Arguments of `dapbox keys delete`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "For a key that somebody else has. Reports that are sealed to it are refused from now on, and clients \
-    told to fetch the new key; those that wait are lost. Only what the helper was sent already is finished. Backups still \
-    have the key: delete it again after restoring one.\n\n\
+    after_help = "For a compromised key. Reports encrypted to it are refused, and clients fetch the new key. Waiting \
+    reports are lost, except those already sent to the helper. Backups still contain the key: delete it again after a \
+    restore.\n\n\
     Example:\n  \
     dapbox keys delete 17 --yes"
 )]
 pub struct DeleteArgs {
-    /// The key's id.
+    /// Key id.
     id: u8,
     #[command(flatten)]
     shared: DestructiveArgs,
@@ -115,18 +112,18 @@ pub async fn run(command: Command) -> Outcome {
 }
 
 impl Control {
-    /// All HPKE keys that were not deleted.
+    /// Lists the HPKE keys.
     async fn keys(&self, policy: &Policy) -> Result<Vec<ListedKey>, Failure> {
         match self {
-            Self::Server(socket) => match socket.ask(Method::GET, "/keys", None).await? {
+            Self::Server(socket) => match socket.request(Method::GET, "/keys", None).await? {
                 (StatusCode::OK, body) => Ok(serde_json::from_slice(&body)?),
-                (status, body) => Err(refused(status, &body)),
+                (status, body) => Err(refusal(status, &body)),
             },
             Self::Offline(data) => Ok(data.keys(clock::now(), policy)?),
         }
     }
 
-    /// Does with HPKE keys what is wanted, and says what changed.
+    /// Changes HPKE keys and returns the changes.
     async fn change_keys(&self, policy: Policy, request: Request) -> Result<Vec<KeyChange>, Failure> {
         let socket = match self {
             Self::Server(socket) => socket,
@@ -137,12 +134,12 @@ impl Control {
             Request::Disable(id) => (Method::POST, format!("/keys/{id}/disable"), None),
             Request::Delete(id) => (Method::DELETE, format!("/keys/{id}"), None),
             Request::Activate(id) => (Method::POST, format!("/keys/{id}/activate"), None),
-            Request::Advance { .. } => return Err(Failure::new("the server does that by itself")),
+            Request::Advance { .. } => return Err(Failure::new("the server rotates its keys automatically")),
         };
         let body = body.map(|body| serde_json::to_vec(&body)).transpose()?;
-        match socket.ask(method, &path, body).await? {
+        match socket.request(method, &path, body).await? {
             (StatusCode::OK, body) => Ok(serde_json::from_slice(&body)?),
-            (status, body) => Err(refused(status, &body)),
+            (status, body) => Err(refusal(status, &body)),
         }
     }
 }
@@ -153,34 +150,31 @@ async fn list(args: ListArgs) -> Outcome {
     let keys = control.keys(&Policy::of(&config)).await;
     control.close().await;
     let keys = keys?;
-    let text = match args.output {
-        Format::Json => serde_json::to_string_pretty(&keys)?,
-        Format::Text if keys.is_empty() => "There is no key yet. The first is made when a server starts.".to_owned(),
-        Format::Text => {
-            let width = keys.iter().map(|key| key.status.suite.len()).max().unwrap_or_default();
-            keys.iter().map(|key| line(key, width, Style::stdout())).collect::<Vec<_>>().join("\n")
-        }
-    };
-    Ok(say(text)?)
+    args.output.print(&keys, || match keys.is_empty() {
+        true => "No keys yet. The server creates the first one when it starts.".to_owned(),
+        false => table(&keys),
+    })
 }
 
-/// A key in a line.
-fn line(key: &ListedKey, width: usize, style: Style) -> String {
-    let ListedKey { status, age, kept_by } = key;
-    let state = format!("{:<7}", status.state.name());
-    let state = if status.state == KeyState::Active { style.good(&state) } else { state };
-    let next = match (status.state, status.until, kept_by) {
-        (KeyState::Pending, Some(until), _) => format!("handed out from {}", timestamp::show(until)),
-        (KeyState::Active, Some(until), _) => format!("replaced {}", timestamp::show(until)),
-        (KeyState::Active, None, _) => "not replaced by itself".to_owned(),
-        (KeyState::Expired, Some(until), _) => format!("kept until {}", timestamp::show(until)),
-        (KeyState::Expired, None, Some(task)) => format!("kept for task {task}, which keeps reports for ever"),
-        (KeyState::Pending | KeyState::Expired, None, _) => String::new(),
-    };
-    format!("{:>3}  {state}  {:<width$}  {:>6} old  {}", status.id, status.suite, elapsed(*age), style.dim(&next))
+fn table(keys: &[ListedKey]) -> String {
+    let mut table = Table::new(Style::stdout(), ["id", "state", "suite", "age", "next"]).right([0, 3]);
+    for ListedKey { status, age, kept_by } in keys {
+        let next = match (status.state, status.until, kept_by) {
+            (KeyState::Pending, Some(until), _) => format!("active from {}", timestamp::show(until)),
+            (KeyState::Active, Some(until), _) => format!("rotated {}", timestamp::show(until)),
+            (KeyState::Active, None, _) => "not rotated automatically".to_owned(),
+            (KeyState::Expired, Some(until), _) => format!("deleted {}", timestamp::show(until)),
+            (KeyState::Expired, None, Some(task)) => format!("kept for task {task}, which has no report expiry"),
+            (KeyState::Pending | KeyState::Expired, None, _) => String::new(),
+        };
+        let state = if status.state == KeyState::Active { Cell::good } else { Cell::new };
+        let (age, suite) = (elapsed(*age), status.suite.as_str());
+        table.row([status.id.into(), state(status.state.name()), suite.into(), age.into(), Cell::dim(next)]);
+    }
+    table.to_string()
 }
 
-/// An age in its largest unit.
+/// Formats an age in its largest unit.
 fn elapsed(age: Duration) -> String {
     match age.0 {
         seconds @ ..60 => format!("{seconds} s"),
@@ -193,32 +187,30 @@ fn elapsed(age: Duration) -> String {
 async fn rotate(args: RotateArgs) -> Outcome {
     let changes = change(&args.config, Request::Rotate { now: args.now }).await?;
     let is_handed_out = changes.iter().any(|change| change.after == Some(KeyState::Active));
-    let none = "A new key is pending already. 'dapbox keys list' says from when on it is handed out; with --now it is at once.";
-    let advice = is_handed_out.then_some("Make a backup: one of before may not have the new key.");
-    tell(&changes, args.output, none, advice)
+    let none =
+        "A new key is already pending (hint: 'dapbox keys list' shows when it becomes active; --now activates it).";
+    let advice = is_handed_out.then_some("Back up now: older backups may lack the new key.");
+    print_changes(&changes, args.output, none, advice)
 }
 
 async fn disable(args: DisableArgs) -> Outcome {
     let changes = change(&args.config, Request::Disable(args.id)).await?;
-    tell(&changes, args.output, &format!("Key {} is not handed out any more already.", args.id), None)
+    print_changes(&changes, args.output, &format!("Key {} is already disabled.", args.id), None)
 }
 
 async fn delete(args: DeleteArgs) -> Outcome {
     if !args.shared.yes {
-        say(format!(
-            "Reports that are sealed to key {} are refused from then on, and those that wait are lost.",
-            args.id
-        ))?;
-        if !confirmed("delete it")? {
-            return Err(Failure::new("nothing was deleted"));
+        print(format!("Reports encrypted to key {} will be refused, and waiting ones will be lost.", args.id))?;
+        if !confirm("delete it")? {
+            return Err(Failure::new("cancelled: nothing was deleted"));
         }
     }
     let changes = change(&args.shared.config, Request::Delete(args.id)).await?;
-    tell(
+    print_changes(
         &changes,
         args.shared.output,
-        "Nothing changed.",
-        Some("Backups still have it: delete it again after restoring one."),
+        "No change.",
+        Some("Backups still contain it: delete it again after a restore."),
     )
 }
 
@@ -230,16 +222,11 @@ async fn change(config: &ConfigArgs, request: Request) -> Result<Vec<KeyChange>,
     changes
 }
 
-fn tell(changes: &[KeyChange], output: Format, none: &str, advice: Option<&str>) -> Outcome {
-    let text = match output {
-        Format::Json => serde_json::to_string_pretty(changes)?,
-        Format::Text if changes.is_empty() => none.to_owned(),
-        Format::Text => {
-            let lines = changes.iter().map(sentence).chain(advice.map(str::to_owned));
-            lines.collect::<Vec<_>>().join("\n")
-        }
-    };
-    Ok(say(text)?)
+fn print_changes(changes: &[KeyChange], output: OutputArgs, none: &str, advice: Option<&str>) -> Outcome {
+    output.print(&changes, || match changes.is_empty() {
+        true => none.to_owned(),
+        false => changes.iter().map(sentence).chain(advice.map(str::to_owned)).collect::<Vec<_>>().join("\n"),
+    })
 }
 
 fn sentence(change: &KeyChange) -> String {
@@ -247,14 +234,14 @@ fn sentence(change: &KeyChange) -> String {
     let what = match (before, after) {
         (_, Some(KeyState::Pending)) => {
             let from = until.map(timestamp::show).unwrap_or_default();
-            format!("is made, and handed out from {from}. Let a backup have it until then")
+            format!("created, active from {from}. Back up before then")
         }
-        (None, Some(_)) => "is made, and handed out from now on".to_owned(),
-        (_, Some(KeyState::Active)) => "is handed out from now on".to_owned(),
+        (None, Some(_)) => "created and activated".to_owned(),
+        (_, Some(KeyState::Active)) => "activated".to_owned(),
         (_, Some(KeyState::Expired)) => {
-            "is not handed out any more. Reports that were sealed to it are still taken".to_owned()
+            "is no longer advertised. Reports encrypted to it are still accepted".to_owned()
         }
-        (_, None) => "is deleted. Reports that were sealed to it are refused".to_owned(),
+        (_, None) => "deleted. Reports encrypted to it are refused".to_owned(),
     };
     format!("Key {id} ({suite}) {what}.")
 }

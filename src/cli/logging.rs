@@ -1,4 +1,4 @@
-//! Where the log goes, standard error, and what is logged while a server runs.
+//! The log of a server: written to standard error, with a level that can change at runtime.
 
 mod sink;
 
@@ -24,37 +24,37 @@ use crate::{
     support::{clock, fault::panic_text, timestamp},
 };
 
-/// How long a process that ends waits for its last lines to be written.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long a process waits at its end for queued lines to be written.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The process's log, once it is started. There is one standard error.
+/// The log of this process, once it is started.
 static LOG: OnceLock<Output> = OnceLock::new();
 
-/// Where lines go, and how they look.
+/// The sink and format of lines.
 struct Output {
     sink: Sink,
     is_json: bool,
 }
 
-/// What is logged, which can be changed.
-pub struct Level {
+/// Reads and changes the log level.
+pub struct LevelHandle {
     get: Box<dyn Fn() -> String + Send + Sync>,
     set: Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>,
 }
 
-impl Level {
-    /// What is logged now.
+impl LevelHandle {
+    /// Returns the current level.
     pub fn get(&self) -> String {
         (self.get)()
     }
 
-    /// Logs something else from now on.
+    /// Changes the level.
     pub fn set(&self, level: &str) -> Result<(), String> {
         (self.set)(filter(level)?)
     }
 }
 
-impl<S: 'static> From<Handle<EnvFilter, S>> for Level {
+impl<S: 'static> From<Handle<EnvFilter, S>> for LevelHandle {
     fn from(handle: Handle<EnvFilter, S>) -> Self {
         let same = handle.clone();
         Self {
@@ -64,83 +64,78 @@ impl<S: 'static> From<Handle<EnvFilter, S>> for Level {
     }
 }
 
-/// Starts logging. Can be done once.
-pub fn start(log: &Log) -> Result<Level, Failure> {
+/// Starts the log. Fails the second time.
+pub fn start(log: &Log) -> Result<LevelHandle, Failure> {
     let filter = filter(&log.level).map_err(Failure::usage)?;
     let is_json = match log.format {
         LogFormat::Auto => !std::io::stderr().is_terminal(),
         LogFormat::Text => false,
         LogFormat::Json => true,
     };
-    // A file of our own: the lock of `std::io::stderr` would be held for as long as nobody reads.
+    // A separate file: writing blocks as long as the reader does not read, and must not hold the lock of `std::io::stderr`.
     let stderr = File::from(std::io::stderr().as_fd().try_clone_to_owned()?);
-    let notice =
-        move |count: u64| log_line(is_json, "WARN", "log lines dropped", &[("line_count", Some(count.to_string()))]);
+    let notice = move |count: u64| format_line(is_json, "WARN", "log lines dropped", &[("dropped", count.to_string())]);
     let sink = Sink::start(stderr, log.queue_bytes, notice)?;
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(sink.clone()).log_internal_errors(false);
     let level = if is_json {
         let builder = builder.json().flatten_event(true).with_filter_reloading();
-        let level = Level::from(builder.reload_handle());
+        let level = LevelHandle::from(builder.reload_handle());
         install(builder.finish()).map(|()| level)
     } else {
         let builder = builder.with_target(false).with_filter_reloading();
-        let level = Level::from(builder.reload_handle());
+        let level = LevelHandle::from(builder.reload_handle());
         install(builder.finish()).map(|()| level)
     }?;
-    // The first one stays: `install` can be done once.
+    // Cannot be set already: `install` succeeds once.
     let _ = LOG.set(Output { sink, is_json });
     Ok(level)
 }
 
-/// How many lines were dropped since the start, because standard error did not take them.
+/// Number of lines dropped since the start because standard error was blocked.
 pub fn dropped_lines() -> u64 {
     LOG.get().map_or(0, |log| log.sink.dropped())
 }
 
-/// Waits until what was logged is written, and not for ever.
+/// Waits until queued lines are written, for a limited time.
 pub fn flush() {
     if let Some(log) = LOG.get() {
-        log.sink.flush(LAST_WORDS);
+        log.sink.flush(FLUSH_TIMEOUT);
     }
 }
 
-/// Says why the process ends, after everything that was logged, and waits until it is written; not for ever if a log was
-/// started.
-pub fn last_words(text: &str) {
+/// Prints the error that ends the process after all queued lines. With a log, waits for a limited time.
+pub fn log_final_error(text: &str) {
     let text = format!("{} {text}\n", Style::stderr().bad("error:"));
     match LOG.get() {
         Some(log) => {
-            log.sink.push_anyway(text.as_bytes());
-            log.sink.flush(LAST_WORDS);
+            log.sink.push_unbounded(text.as_bytes());
+            log.sink.flush(FLUSH_TIMEOUT);
         }
-        // Where nobody reads it, the exit code has to do.
+        // With a closed standard error, only the exit code is left.
         None => drop(std::io::stderr().write_all(text.as_bytes())),
     }
 }
 
-/// Logs a panic. False if no log was started. Nothing of `tracing` is used, whose own state may be what the thread that
-/// panics has just lost.
-pub fn panicked(panic: &PanicHookInfo<'_>) -> bool {
+/// Logs a panic. Returns false if no log was started. Does not use `tracing`, whose thread-local state may be gone.
+pub fn log_panic(panic: &PanicHookInfo<'_>) -> bool {
     let Some(log) = LOG.get() else { return false };
     let thread = std::thread::current();
-    let backtrace = Some(Backtrace::capture()).filter(|trace| trace.status() == BacktraceStatus::Captured);
-    log.sink.push(&log_line(
-        log.is_json,
-        "ERROR",
-        "thread panicked",
-        &[
-            ("thread", Some(thread.name().unwrap_or("unnamed").to_owned())),
-            ("error", Some(panic_text(panic.payload()).to_owned())),
-            ("location", panic.location().map(ToString::to_string)),
-            ("backtrace", backtrace.map(|trace| trace.to_string())),
-        ],
-    ));
+    let mut fields = vec![
+        ("thread", thread.name().unwrap_or("unnamed").to_owned()),
+        ("error", panic_text(panic.payload()).to_owned()),
+    ];
+    fields.extend(panic.location().map(|location| ("location", location.to_string())));
+    let backtrace = Backtrace::capture();
+    if backtrace.status() == BacktraceStatus::Captured {
+        fields.push(("backtrace", backtrace.to_string()));
+    }
+    log.sink.push(&format_line(log.is_json, "ERROR", "thread panicked", &fields));
     true
 }
 
-/// A line as `tracing` would write it.
-fn log_line(is_json: bool, level: &str, message: &str, fields: &[(&str, Option<String>)]) -> Vec<u8> {
+/// Formats a line like `tracing`.
+fn format_line(is_json: bool, level: &str, message: &str, fields: &[(&str, String)]) -> Vec<u8> {
     let time = timestamp::show(clock::now());
     let present = fields.iter().filter_map(|(name, value)| Some((*name, value.as_ref()?)));
     let text = if is_json {
@@ -156,28 +151,28 @@ fn log_line(is_json: bool, level: &str, message: &str, fields: &[(&str, Option<S
     format!("{text}\n").into_bytes()
 }
 
-/// From now on everything is logged there.
+/// Installs the global subscriber.
 fn install(log: impl Subscriber + Send + Sync) -> Result<(), Failure> {
     let failed = |error: &dyn std::fmt::Display| Failure::new(format!("starting the log: {error}"));
     set_global_default(log).map_err(|error| failed(&error))?;
-    // The database tells of what it does even while a thread ends, when what the log needs of the thread may be gone: the
-    // process would be aborted. What matters of it are its errors, which we get as such.
+    // The database logs even while a thread ends, when thread-local state of the log may be gone: that would abort the
+    // process. Its errors are returned anyway.
     let others = LogTracer::builder().ignore_crate("sled").with_max_level(LevelFilter::current().as_log());
     others.init().map_err(|error| failed(&error))
 }
 
-/// What a level, or levels by module, let through.
+/// Parses a level, or levels by module.
 pub fn filter(level: &str) -> Result<EnvFilter, String> {
     let wrong = |why: &dyn std::fmt::Display| {
         format!(
-            "log.level '{level}' is not understood: {why}; write error, warn, info, debug or trace, or \
-            'warn,dapbox::aggregator=debug'"
+            "invalid log.level '{level}': {why} (hint: use error, warn, info, debug or trace, or levels by module such as \
+            'warn,dapbox::aggregator=debug')"
         )
     };
-    // A misspelt level would be taken for a module's name, all of whose lines are wanted, and no others.
+    // EnvFilter would parse a misspelt level as a module name.
     let is_level = |part: &str| !part.is_empty() && (part.contains(['=', '[']) || part.parse::<LevelFilter>().is_ok());
     match level.split(',').map(str::trim).find(|part| !is_level(part)) {
-        Some(part) => Err(wrong(&format_args!("'{part}' is no level"))),
+        Some(part) => Err(wrong(&format_args!("'{part}' is not a level"))),
         None => EnvFilter::builder().parse(level).map_err(|error| wrong(&error)),
     }
 }
@@ -187,13 +182,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn levels_are_understood_and_misspelt_ones_refused() {
+    fn rejects_misspelt_log_levels() {
         for level in ["error", "info", "OFF", "warn,dapbox::aggregator=debug", "info,hyper=off"] {
             assert!(filter(level).is_ok(), "{level}");
         }
         for level in ["", "debgu", "warn,dapbox::aggregator", "dapbox=lots", "info,"] {
             let error = filter(level).unwrap_err();
-            assert!(error.contains("not understood"), "{error}");
+            assert!(error.contains("invalid log.level"), "{error}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The `dapbox` command: one file for each subcommand.
+//! The `dapbox` command line: one file per command.
 
 pub(crate) mod args;
 mod backup;
@@ -7,32 +7,32 @@ mod check;
 mod clock;
 mod collect;
 mod compact;
+mod completions;
 pub(crate) mod control;
 mod credential;
 mod demo;
 mod doctor;
+mod endpoint;
 pub(crate) mod failure;
 mod findings;
 mod init;
+mod input;
 mod keys;
-pub(crate) mod local;
-pub mod log_events;
+pub(crate) mod local_pair;
 pub(crate) mod logging;
-mod manager;
-mod manual;
+mod man;
 mod pair;
 mod partner;
-mod pasted;
-mod place;
 mod reload;
 mod restore;
 mod screen;
 mod serve;
-mod shell;
+mod service_manager;
 mod show;
 pub(crate) mod signals;
 mod status;
 pub(crate) mod style;
+pub(crate) mod table;
 pub(crate) mod task;
 pub mod taskfile;
 mod taskprov;
@@ -51,7 +51,7 @@ use crate::{
     tools::{bench, interop},
 };
 
-/// What the command line says. Exit codes: 0 success, 1 failure, 2 wrong usage.
+/// The command line. Exit codes: 0 success, 1 failure, 2 usage error.
 #[derive(Debug, Parser)]
 #[command(
     name = "dapbox",
@@ -60,20 +60,20 @@ use crate::{
     max_term_width = 80,
     about = "Privacy-preserving measurement in one binary: a DAP leader, helper, client and collector.",
     long_about = "Privacy-preserving measurement in one binary.\n\n\
-        Clients split each measurement in two and send one sealed half to each of two aggregators, a leader and a \
-        helper. Neither can read a measurement. Together they compute the sum (or a count, histogram, ...) over all \
-        clients, and only the collector can open it. This is DAP, the Distributed Aggregation Protocol \
-        in its revisions 09 and 18 (draft-ietf-ppm-dap); dapbox can be any of its parties.",
-    after_help = "Start here:\n  \
-        dapbox demo              see the whole protocol run on this machine\n  \
-        dapbox pair              keep a leader and a helper running to try things\n\n\
-        Then, for real:\n  \
-        dapbox init              decide what must be decided: makes appliance.toml\n  \
-        dapbox check             look whether it makes sense\n  \
-        dapbox serve             run an aggregator\n  \
-        dapbox doctor            look whether all is well with it\n  \
-        dapbox task new --help   make a task: one file for each party\n\n\
-        Exit codes: 0 success, 1 failure, 2 wrong usage."
+        Clients split each measurement into two shares and send one encrypted share to each of two aggregators, a \
+        leader and a helper. Neither can read a measurement. Together they compute the sum (or a count, histogram, \
+        ...) over all clients, and only the collector can decrypt it. This is DAP, the Distributed Aggregation \
+        Protocol, in its revisions 09 and 18 (draft-ietf-ppm-dap); dapbox can be any of its parties.",
+    after_help = "Try it:\n  \
+        dapbox demo              run the whole protocol on this machine\n  \
+        dapbox pair              run a leader and a helper for testing\n\n\
+        Run an aggregator:\n  \
+        dapbox init              create appliance.toml\n  \
+        dapbox check             validate it\n  \
+        dapbox serve             run the server\n  \
+        dapbox doctor            diagnose the server and its environment\n  \
+        dapbox task new --help   create a task: one file per party\n\n\
+        Exit codes: 0 success, 1 failure, 2 usage error."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -82,63 +82,63 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Decide the few things that must be decided, and write appliance.toml.
+    /// Create appliance.toml interactively or from flags.
     Init(Box<init::Args>),
-    /// Look whether a configuration makes sense, without starting anything.
+    /// Validate the configuration without starting the server.
     Check(check::Args),
-    /// Run an aggregator until it is told to stop.
+    /// Run an aggregator.
     Serve(serve::Args),
-    /// Look at everything that a server needs, and say what is wrong and what to do.
+    /// Diagnose a server and its environment; print a fix for each problem.
     Doctor(doctor::Args),
-    /// Show how the running server is: tasks, rates, batches, trouble.
+    /// Show the running server: tasks, rates, batches, errors.
     Status(status::Args),
-    /// Make, add, list, show, close and remove tasks.
+    /// Create, add, list, show, close and remove tasks.
     #[command(subcommand)]
     Task(task::Command),
-    /// Prepare tasks that are set up in-band, by the requests that are about them.
+    /// Create tasks that are advertised in-band, by their own requests.
     #[command(subcommand)]
     Taskprov(taskprov::Command),
-    /// List, replace, disable and delete the keys that reports are sealed to.
+    /// List, rotate, disable and delete HPKE keys.
     #[command(subcommand)]
     Keys(keys::Command),
-    /// Make, list and revoke what control planes show to the management API.
+    /// Create, list and revoke tokens of the management API.
     #[command(subcommand)]
     Token(token::Command),
-    /// Have a control plane such as Divvi Up's set tasks up here: what it needs, and whether it can reach us.
+    /// Connect a control plane, such as Divvi Up, that provisions tasks on this server.
     #[command(subcommand)]
     Partner(partner::Command),
-    /// Have a running server take over a changed configuration.
+    /// Reload the configuration of the running server.
     Reload(reload::Args),
-    /// Show what a running server logs, or change it.
+    /// Show or change the log level of the running server.
     Log(reload::LogArgs),
-    /// Copy all data into a file, with the server running, or look through such a file.
+    /// Back up the data directory while the server runs, or verify a backup.
     Backup(Box<backup::Args>),
-    /// Make a new data directory of a backup.
+    /// Restore a backup into a new data directory.
     Restore(restore::Args),
-    /// Make the database as small as it can be, with the server stopped.
+    /// Compact the database of a stopped server.
     Compact(compact::Args),
-    /// Upload measurements, as a client.
+    /// Upload measurements as a client.
     Upload(upload::Args),
-    /// Collect an aggregate, as the collector.
+    /// Collect an aggregate as the collector.
     Collect(Box<collect::Args>),
-    /// Run a leader and a helper on this machine to try things with.
+    /// Run a leader and a helper on this machine for testing.
     Pair(pair::Args),
-    /// Run the whole protocol on this machine, step by step.
+    /// Demonstrate the whole protocol on this machine, step by step.
     Demo(demo::Args),
-    /// Try implementations of DAP against each other.
+    /// Test DAP implementations against each other.
     #[command(subcommand)]
     Interop(interop::Command),
-    /// Measure what this machine can hold.
+    /// Benchmark this machine.
     Bench(Box<bench::Args>),
-    /// Print what a shell needs to complete command lines.
-    Completions(shell::Args),
-    /// Print or write the manual pages.
-    Man(manual::Args),
-    /// Say which release this is, and what it can do.
+    /// Generate a shell completion script.
+    Completions(completions::Args),
+    /// Generate manual pages.
+    Man(man::Args),
+    /// Show the version and the supported protocols.
     Version(version::Args),
 }
 
-/// Runs the command that the arguments ask for, and says what went wrong if something did.
+/// Runs the command of the command line. Prints the error if it fails.
 pub fn run() -> ExitCode {
     handle_panics();
     let outcome = execute(Cli::parse().command);
@@ -148,24 +148,24 @@ pub fn run() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(failure) => {
-            logging::last_words(failure.message());
+            logging::log_final_error(failure.message());
             ExitCode::from(failure.exit_code())
         }
     }
 }
 
-/// Logs panics through the log, which never blocks, once there is one. A thread of the database that panics ends the
-/// process: the database does not say so, and waits for that thread for ever.
+/// Writes panics to the log, if it is started. A panic of a database thread ends the process: the database does not
+/// report it and would wait for that thread forever.
 fn handle_panics() {
-    let usual = std::panic::take_hook();
+    let default_hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        if !logging::panicked(panic) {
-            usual(panic);
+        if !logging::log_panic(panic) {
+            default_hook(panic);
         }
         if std::thread::current().name().is_some_and(store::is_own_thread) {
-            logging::last_words(
-                "the database has broken down. Start again, which recovers what was stored; if that ends like this \
-                 too, the data directory is damaged: move it away and restore a backup",
+            logging::log_final_error(
+                "the database failed (hint: restart, which recovers the stored data; if it fails again, the data \
+                 directory is damaged: move it away and restore a backup)",
             );
             std::process::exit(1);
         }
@@ -173,7 +173,7 @@ fn handle_panics() {
 }
 
 impl Command {
-    /// Whether it works with any clock, or finds out itself.
+    /// Returns whether the command requires a valid system clock. `check` and `doctor` check the clock themselves.
     fn needs_clock(&self) -> bool {
         let needs_none = matches!(self, Self::Completions(_) | Self::Man(_) | Self::Version(_));
         !needs_none && !matches!(self, Self::Check(_) | Self::Doctor(_))
@@ -182,7 +182,7 @@ impl Command {
 
 fn execute(command: Command) -> Outcome {
     if command.needs_clock() {
-        clock::require(SystemTime::now())?;
+        clock::require_valid(SystemTime::now())?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
@@ -208,12 +208,12 @@ fn execute(command: Command) -> Outcome {
             Command::Bench(args) => bench::run(*args).await,
             Command::Reload(args) => reload::run(args).await,
             Command::Log(args) => reload::run_log(args).await,
-            Command::Completions(args) => shell::run(&args),
-            Command::Man(args) => manual::run(&args),
+            Command::Completions(args) => completions::run(&args),
+            Command::Man(args) => man::run(&args),
             Command::Version(args) => version::run(&args),
         }
     });
-    // What is still computing is of no use to anybody.
+    // Do not wait for computations whose result is no longer needed.
     runtime.shutdown_background();
     outcome
 }
@@ -225,12 +225,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn command_line_is_consistent() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn every_example_in_the_help_is_a_command_that_parses() {
+    fn parses_every_example_of_the_help() {
         let mut examples = 0;
         let mut whole = Cli::command();
         whole.build();
@@ -238,7 +238,7 @@ mod tests {
         while let Some(command) = commands.pop() {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             let name = command.get_bin_name().unwrap_or_default();
-            // Those that only lead to others have theirs there, and those of `bench` share one text.
+            // Subcommands have examples of their own; the commands of `bench` share one text.
             let needs_one = !command.has_subcommands() && !name.starts_with("dapbox bench");
             assert!(!needs_one || help.contains("Example"), "{name} has no example");
             let too_wide = help.lines().find(|line| line.starts_with("  ") && line.len() > style::WIDTH);

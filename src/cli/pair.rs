@@ -1,4 +1,4 @@
-//! `dapbox pair`: a leader and a helper that stay up, to try things with.
+//! `dapbox pair`: runs a leader and a helper for testing.
 
 use std::path::{Path, PathBuf};
 
@@ -7,11 +7,11 @@ use url::Url;
 
 use super::{
     Failure, Outcome,
-    args::{BatchArgs, Dap, Format, QueryKind, VdafArgs},
-    local::{Directory, Node, Pair},
+    args::{BatchArgs, Format, OutputArgs, QueryKind, RevisionArg, VdafArgs},
+    local_pair::{Node, Pair, WorkDir},
     show,
-    signals::Signals,
-    style::{Style, say},
+    signals::StopSignals,
+    style::{Style, print},
     task,
     taskfile::{TaskFile, TaskFiles, VerifyKey},
 };
@@ -23,9 +23,9 @@ use crate::{
 /// Arguments of `dapbox pair`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Starts a leader and a helper in one process, on loopback only, with a task that both know, and \
-    prints what to type in another terminal. Everything is gone afterwards, unless there is a --dir: the same \
-    directory brings the same task back, on the same ports.\n\n\
+    after_help = "Starts a leader and a helper in one process, on loopback only, with a common task, and prints commands \
+    for another terminal. The data is deleted at the end. With --dir it is kept: the same directory resumes the same \
+    task on the same ports.\n\n\
     Examples:\n  \
     dapbox pair\n  \
     dapbox pair --vdaf histogram --length 10\n  \
@@ -34,40 +34,39 @@ use crate::{
     dapbox pair --dir my-pair -o json"
 )]
 pub struct Args {
-    /// Keep the data and the task files here.
+    /// Directory in which to keep the data and the task files. Default: a temporary one.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// The leader's port; the helper's is the next one. Free ones are chosen if this is left out.
+    /// Leader's port; the helper's is the next one. Default: free ports.
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..65535))]
     port_base: Option<u16>,
-    /// The protocol revision of the task; 09 by default.
+    /// Protocol revision of the task. Default: 09.
     #[arg(long, value_enum, value_name = "REVISION")]
-    dap: Option<Dap>,
+    dap: Option<RevisionArg>,
     #[command(flatten)]
     vdaf: VdafArgs,
     #[command(flatten)]
     batch: BatchArgs,
-    /// What to print when both are ready.
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    output: Format,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// Runs `dapbox pair`.
 pub async fn run(args: Args) -> Outcome {
-    let mut signals = Signals::new()?;
-    let directory = Directory::new(args.dir.as_deref())?;
-    let known = known_files(directory.path())?;
-    let ports = match (&known, args.port_base) {
-        (Some(files), _) => known_ports(files)?,
+    let mut signals = StopSignals::new()?;
+    let directory = WorkDir::new(args.dir.as_deref())?;
+    let existing = existing_files(directory.path())?;
+    let ports = match (&existing, args.port_base) {
+        (Some(files), _) => ports_of(files)?,
         (None, Some(base)) => [base, base + 1],
         (None, None) => [0, 0],
     };
-    if let Some(files) = &known {
-        check_known(&args, files, ports).map_err(|e| e.context(directory.path().display()))?;
+    if let Some(files) = &existing {
+        check_matches(&args, files, ports).map_err(|e| e.context(directory.path().display()))?;
     }
     let pair = Pair::start(directory.path(), ports, true).await?;
     let outcome = tokio::select! {
-        outcome = introduce(&args, &directory, &pair, known) => match outcome {
+        outcome = set_up(&args, &directory, &pair, existing) => match outcome {
             Ok(()) => tokio::select! {
                 _ = signals.next() => Ok(()),
                 failure = pair.failed() => Err(failure),
@@ -80,8 +79,8 @@ pub async fn run(args: Args) -> Outcome {
     outcome
 }
 
-/// The files of a pair that was here before.
-fn known_files(dir: &Path) -> Result<Option<TaskFiles>, Failure> {
+/// Reads the task files of an existing pair.
+fn existing_files(dir: &Path) -> Result<Option<TaskFiles>, Failure> {
     if !dir.join("client.toml").exists() {
         return Ok(None);
     }
@@ -94,18 +93,18 @@ fn known_files(dir: &Path) -> Result<Option<TaskFiles>, Failure> {
     }))
 }
 
-/// The ports that the files of a pair name, the leader's and the helper's.
-fn known_ports(files: &TaskFiles) -> Result<[u16; 2], Failure> {
+/// Returns the ports of leader and helper in the task files.
+fn ports_of(files: &TaskFiles) -> Result<[u16; 2], Failure> {
     let port = |url: &str| {
         let port = Url::parse(url).ok().and_then(|url| url.port());
-        port.ok_or_else(|| Failure::new(format!("{url} is not the URL of one of a pair: it has no port")))
+        port.ok_or_else(|| Failure::new(format!("not a task of dapbox pair: {url} has no port")))
     };
     let task = &files.client.task;
     Ok([port(&task.leader_url)?, port(&task.helper_url)?])
 }
 
-/// Refuses arguments that contradict the task that is there: a task never changes.
-fn check_known(args: &Args, files: &TaskFiles, ports: [u16; 2]) -> Outcome {
+/// Refuses arguments that contradict the existing task, which is immutable.
+fn check_matches(args: &Args, files: &TaskFiles, ports: [u16; 2]) -> Outcome {
     let (task, batch) = (&files.client.task, &args.batch);
     let (kind, max_batch_size, window) = match task.batch {
         BatchMode::TimeInterval => (QueryKind::TimeInterval, None, None),
@@ -115,7 +114,7 @@ fn check_known(args: &Args, files: &TaskFiles, ports: [u16; 2]) -> Outcome {
     };
     let contradictions = [
         ("--dap", args.dap.is_some_and(|wanted| wanted.revision() != task.revision)),
-        ("what is measured", args.vdaf.is_given() && args.vdaf.configure()? != task.vdaf),
+        ("the VDAF", args.vdaf.is_given() && args.vdaf.configure()? != task.vdaf),
         ("--query", batch.query.is_some_and(|wanted| wanted != kind)),
         ("--min-batch-size", batch.min_batch_size.is_some_and(|wanted| wanted != task.min_batch_size)),
         ("--max-batch-size", batch.max_batch_size.is_some_and(|wanted| Some(wanted) != max_batch_size)),
@@ -126,8 +125,8 @@ fn check_known(args: &Args, files: &TaskFiles, ports: [u16; 2]) -> Outcome {
     match contradictions.iter().find(|(_, contradicts)| *contradicts) {
         None => Ok(()),
         Some((what, _)) => Err(Failure::usage(format!(
-            "{what} contradicts the task that is kept here ({}; {}; {}; precision {}; ports {} and {}), which \
-             never changes: leave it out, or choose another --dir",
+            "{what} contradicts the existing task ({}; {}; {}; precision {}; ports {} and {}), which is immutable (hint: \
+             omit it, or choose another --dir)",
             show::revision(task.revision),
             show::vdaf(&task.vdaf),
             show::batches(task.batch, task.min_batch_size),
@@ -138,12 +137,12 @@ fn check_known(args: &Args, files: &TaskFiles, ports: [u16; 2]) -> Outcome {
     }
 }
 
-/// Makes the task if there is none, adds it to both and says how to use it.
-async fn introduce(args: &Args, directory: &Directory, pair: &Pair, known: Option<TaskFiles>) -> Outcome {
-    let files = match known {
+/// Creates the task unless it exists, adds it to both servers and prints how to use it.
+async fn set_up(args: &Args, directory: &WorkDir, pair: &Pair, existing: Option<TaskFiles>) -> Outcome {
+    let files = match existing {
         Some(files) => files,
         None => {
-            let batch = args.batch.clone().or(1, Duration(10));
+            let batch = args.batch.clone().with_defaults(1, Duration(10));
             let revision = args.dap.unwrap_or_default().revision();
             let urls = [&pair.leader, &pair.helper].map(|node| node.url(revision));
             let task = task::parameters(revision, urls, args.vdaf.configure()?, &batch)?;
@@ -153,14 +152,14 @@ async fn introduce(args: &Args, directory: &Directory, pair: &Pair, known: Optio
         }
     };
     pair.add(&files, false).await?;
-    Ok(match args.output {
-        Format::Text => print_introduction(directory, pair, &files),
-        Format::Json => say(description(directory, pair, &files)),
+    Ok(match args.output.format {
+        Format::Text => print_instructions(directory, pair, &files),
+        Format::Json => print(description(directory, pair, &files)),
     }?)
 }
 
-/// Where everything is, as one line for programs.
-fn description(directory: &Directory, pair: &Pair, files: &TaskFiles) -> Value {
+/// The JSON output, in one line.
+fn description(directory: &WorkDir, pair: &Pair, files: &TaskFiles) -> Value {
     let (task, dir) = (&files.client.task, absolute(directory.path()));
     let node =
         |node: &Node, url: &str| json!({ "url": url, "data_dir": absolute(&node.data_dir), "monitor": node.monitor() });
@@ -177,51 +176,51 @@ fn description(directory: &Directory, pair: &Pair, files: &TaskFiles) -> Value {
     })
 }
 
-fn print_introduction(directory: &Directory, pair: &Pair, files: &TaskFiles) -> std::io::Result<()> {
+fn print_instructions(directory: &WorkDir, pair: &Pair, files: &TaskFiles) -> std::io::Result<()> {
     let style = Style::stdout();
     let task = &files.client.task;
-    let line = |name: &str, value: &str| say(format!("  {}{value}", style.dim(&format!("{name:<10}"))));
-    say(style.bold("A leader and a helper are running on this machine."))?;
-    say("")?;
+    let line = |name: &str, value: &str| print(format!("  {}{value}", style.dim(&format!("{name:<10}"))));
+    print(style.bold("A leader and a helper are running on this machine."))?;
+    print("")?;
     line("leader", &task.leader_url)?;
     line("helper", &task.helper_url)?;
-    for (name, node) in [("watch", &pair.leader), ("", &pair.helper)] {
+    for (name, node) in [("status", &pair.leader), ("", &pair.helper)] {
         if let Some(url) = node.monitor() {
             line(name, &url)?;
         }
     }
     line("task", &task.id.to_string())?;
     line("protocol", &show::revision(task.revision))?;
-    line("measures", &show::vdaf(&task.vdaf))?;
+    line("computes", &show::vdaf(&task.vdaf))?;
     line("batches", &show::batches(task.batch, task.min_batch_size))?;
     let dir = absolute(directory.path());
     line(
         "files",
-        &format!("{}{}", dir.display(), if directory.is_temporary() { " (removed in the end)" } else { "" }),
+        &format!("{}{}", dir.display(), if directory.is_temporary() { " (deleted at the end)" } else { "" }),
     )?;
-    say("\nTry this in another terminal:")?;
-    say("")?;
+    print("\nTry this in another terminal:")?;
+    print("")?;
     let program = match std::env::args().next() {
-        Some(name) if name.contains('/') => word(Path::new(&name)),
+        Some(name) if name.contains('/') => shell_word(Path::new(&name)),
         Some(name) => name,
         None => "dapbox".to_owned(),
     };
-    let command = |what: String| say(format!("  {}", style.accent(&format!("{program} {what}"))));
-    let file = |name: &str| word(&dir.join(name));
+    let command = |what: String| print(format!("  {}", style.accent(&format!("{program} {what}"))));
+    let file = |name: &str| shell_word(&dir.join(name));
     command(format!("upload --task {} {}", file("client.toml"), example(&task.vdaf)))?;
     let current = if task.batch == BatchMode::TimeInterval { " --include-current --yes" } else { "" };
     command(format!("collect --task {}{current}", file("collector.toml")))?;
-    command(format!("task show {} --data-dir {}", task.id, word(&pair.leader.data_dir)))?;
-    say("\nCtrl-C stops both.")
+    command(format!("task show {} --data-dir {}", task.id, shell_word(&pair.leader.data_dir)))?;
+    print("\nCtrl-C stops both.")
 }
 
-/// Another terminal may be in another directory.
+/// Returns an absolute path, which is valid in another terminal.
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// An absolute path as one word for a shell.
-fn word(path: &Path) -> String {
+/// Quotes an absolute path for a shell.
+fn shell_word(path: &Path) -> String {
     let text = absolute(path).display().to_string();
     if text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-+@%".contains(&b)) {
         text
@@ -230,7 +229,7 @@ fn word(path: &Path) -> String {
     }
 }
 
-/// A measurement that fits the VDAF.
+/// Returns an example measurement.
 fn example(vdaf: &VdafConfig) -> String {
     let ones = |length: usize, set: usize| {
         let cells: Vec<_> = (0..length).map(|i| if i < set { "1" } else { "0" }).collect();
@@ -251,8 +250,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_are_one_word_for_a_shell() {
-        assert_eq!(word(Path::new("/tmp/a-b.c")), "/tmp/a-b.c");
-        assert_eq!(word(Path::new("/tmp/it's mine")), r"'/tmp/it'\''s mine'");
+    fn quotes_paths_for_a_shell() {
+        assert_eq!(shell_word(Path::new("/tmp/a-b.c")), "/tmp/a-b.c");
+        assert_eq!(shell_word(Path::new("/tmp/it's mine")), r"'/tmp/it'\''s mine'");
     }
 }

@@ -1,4 +1,4 @@
-//! `dapbox restore`: a data directory made of a backup.
+//! `dapbox restore`: restores a backup into a new data directory.
 
 use std::{
     fs::File,
@@ -8,9 +8,9 @@ use std::{
 
 use super::{
     Failure, Outcome,
-    args::{ConfigArgs, Format},
+    args::{ConfigArgs, OutputArgs},
     backup, show,
-    style::{self, Style, say},
+    style::{self, Style},
     timestamp,
 };
 use crate::{
@@ -25,27 +25,25 @@ use crate::{
 /// Arguments of `dapbox restore`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "A restored aggregator cannot know what it did after the backup was made. So that no report is \
-    aggregated and no batch is given out a second time, everything before now is closed for good: reports from before \
-    are refused, batches from before are not collected any more. Tasks and keys go on. The other aggregator of each \
-    task must close the same past; what to run there is printed. Now is the time of the restore plus clock_skew: the larger \
-    one of this configuration and of the server that was backed up.\n\n\
-    Never run the old data directory again once its copy runs.\n\n\
+    after_help = "A restored aggregator does not know what it did after the backup. So that no report is aggregated and no \
+    batch is collected twice, the past is closed permanently: older reports are refused, and older batches cannot be \
+    collected. Tasks and keys remain. The other aggregator of each task must close the same past; the command is printed. \
+    The past ends at the time of the restore plus clock_skew, the larger one of this configuration and of the backed-up \
+    server.\n\n\
+    Never run the old data directory again after the restored one was started.\n\n\
     Example:\n  \
     dapbox restore monday.backup --data-dir new-data"
 )]
 pub struct Args {
-    /// The backup; '-' for standard input.
+    /// Backup file; '-' for standard input.
     file: PathBuf,
     #[command(flatten)]
     config: ConfigArgs,
-    /// The key that secrets in the backup are encrypted under, if it is not in the backup: the file secrets.key of the
-    /// data directory that was backed up.
+    /// Key that encrypts the secrets, if the backup does not include it: secrets.key of the old data directory.
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
-    /// What to print.
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    output: Format,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// Runs `dapbox restore`.
@@ -53,17 +51,14 @@ pub async fn run(args: Args) -> Outcome {
     let config = args.config.load(None)?;
     let read_key = |path: &PathBuf| {
         KeySource::File(path.clone()).read(&config.data_dir).map_err(|error| match error {
-            KeyError::Missing(path) => Failure::new(format!("--key-file: there is no {}", path.display())),
+            KeyError::Missing(path) => Failure::new(format!("--key-file: {} does not exist", path.display())),
             error => error.into(),
         })
     };
     let key = args.key_file.as_ref().map(read_key).transpose()?;
     let (file, shared) = (args.file.clone(), config.clone());
     let restored = tokio::task::spawn_blocking(move || restore(&file, &shared, key)).await??;
-    Ok(match args.output {
-        Format::Json => say(serde_json::to_string_pretty(&restored)?),
-        Format::Text => say(describe(&restored, &args.config, &config, Style::stdout())),
-    }?)
+    args.output.print(&restored, || describe(&restored, &args.config, &config, Style::stdout()))
 }
 
 fn restore(file: &Path, config: &Config, key: Option<Secret>) -> Result<Restored, Failure> {
@@ -72,8 +67,8 @@ fn restore(file: &Path, config: &Config, key: Option<Secret>) -> Result<Restored
     }
     let of_file = |failure: Failure| failure.context(file.display());
     let mut opened = File::open(file).map_err(|error| of_file(error.into()))?;
-    // Before anything is made of it.
-    let bytes = backup::read_through(&opened).map_err(of_file)?.bytes;
+    // Verify the backup before creating anything.
+    let bytes = backup::verify_reader(&opened).map_err(of_file)?.bytes;
     opened.rewind()?;
     apply(opened, bytes, config, key)
 }
@@ -95,29 +90,30 @@ fn describe(restored: &Restored, args: &ConfigArgs, config: &Config, style: Styl
     let dir = config.data_dir.display();
     let with = args.config.as_ref().map_or_else(String::new, |file| format!(" --config {}", file.display()));
     let mut text = format!(
-        "{} {dir} is as it was at {}, with {}.\n\n\
-        Everything before {} is closed for good: what was aggregated or given out after\n\
-        the backup is not known here. Reports from before that time are refused, and those that\n\
-        were not collected are lost. A task that is added again from now on has the same past closed.\n\n\
-        What to do next:\n  \
-        1. See to it that the old data directory is never served again.\n",
+        "{} {dir} contains the state of {}, with {}.\n\n\
+        The time before {} is closed permanently, because the aggregator does not know what it\n\
+        aggregated or returned after the backup. Older reports are refused, and uncollected ones are\n\
+        lost. Tasks that are added later have the same past closed.\n\n\
+        Next steps:\n  \
+        1. Make sure that the old data directory is never used again.\n",
         style.good("Restored."),
         timestamp::show(restored.moment),
         style::counted(restored.tasks.len() as u64, "task"),
         timestamp::show(restored.closed_before),
     );
     if !restored.tasks.is_empty() {
-        text.push_str("  2. Have the other aggregator of each task close the same past, before it meets this one:\n");
+        text.push_str("  2. Close the same past at the other aggregator of each task before starting this one:\n");
     }
     for task in &restored.tasks {
         let command = format!("dapbox task close {} --before {}", task.id, timestamp::show(task.closed_before));
         text.push_str(&format!(
             "       {}  {}\n",
             style.accent(&command),
-            style.dim(&format!("(we are its {})", show::role(task.role)))
+            style.dim(&format!("(this is its {})", show::role(task.role)))
         ));
     }
     let serve = style.accent(&format!("dapbox serve{with} --data-dir {dir}"));
-    text.push_str(&format!("  {}. Serve this one:\n       {serve}\n", if restored.tasks.is_empty() { 2 } else { 3 }));
+    let last = if restored.tasks.is_empty() { 2 } else { 3 };
+    text.push_str(&format!("  {last}. Start the server:\n       {serve}\n"));
     text
 }

@@ -1,89 +1,99 @@
-//! A terminal that is drawn anew again and again, and given back as it was.
+//! A full-screen terminal view that is redrawn repeatedly.
 
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, Write};
 
-use console::Term;
-use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use crossterm::{
+    cursor::{Hide, MoveTo, Show},
+    event::{self, Event, KeyCode, KeyEvent, KeyModifiers},
+    execute,
+    style::ResetColor,
+    terminal::{self, Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen},
+};
 use tokio::sync::mpsc;
 
-/// The other screen, without a cursor; what was there before comes back in the end.
-const BEGIN: &str = "\x1b[?1049h\x1b[?25l";
-const END: &str = "\x1b[?25h\x1b[?1049l";
+/// What the user did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScreenEvent {
+    /// Pressed q or Ctrl-C.
+    Quit,
+    /// Resized the terminal.
+    Resized,
+}
 
-/// The terminal's screen, for as long as this lives.
+/// The terminal's alternate screen in raw mode. Dropping it restores the terminal.
 pub struct Screen {
-    term: Term,
-    /// What stands for the part of a line that does not fit.
+    /// Replaces the part of a line that does not fit.
     ellipsis: &'static str,
-    /// How the terminal was, if there is somebody at its keys.
-    before: Option<Termios>,
-    keys: mpsc::Receiver<u8>,
+    events: mpsc::Receiver<ScreenEvent>,
 }
 
 impl Screen {
-    /// Takes the screen, and the keys, if there are any.
+    /// Opens the alternate screen. Without a terminal for input, there are no events.
     pub fn open(ellipsis: &'static str) -> io::Result<Self> {
-        let term = Term::stdout();
-        let before = if io::stdin().is_terminal() { tcgetattr(io::stdin()).ok() } else { None };
-        if let Some(mut modes) = before.clone() {
-            // A key is there as soon as it is pressed, and is not shown. Ctrl-C stays a signal.
-            modes.local_modes -= LocalModes::ICANON | LocalModes::ECHO;
-            tcsetattr(io::stdin(), OptionalActions::Now, &modes)?;
-        }
-        let (sender, keys) = mpsc::channel(1);
-        let screen = Self { term, ellipsis, before, keys };
-        if screen.before.is_some() {
-            // It reads until the program ends: nothing can make it stop before.
+        let (sender, events) = mpsc::channel(1);
+        if terminal::enable_raw_mode().is_ok() {
+            // The thread ends with the process: a blocking read cannot be cancelled.
             std::thread::spawn(move || {
-                let bytes = io::stdin().lock().bytes().map_while(Result::ok);
-                bytes.take_while(|byte| sender.blocking_send(*byte).is_ok()).for_each(drop);
+                let events = std::iter::from_fn(|| event::read().ok()).filter_map(|event| screen_event(&event));
+                events.take_while(|event| sender.blocking_send(*event).is_ok()).for_each(drop);
             });
         }
-        screen.term.write_str(BEGIN)?;
+        let screen = Self { ellipsis, events };
+        execute!(io::stdout(), EnterAlternateScreen, Hide)?;
         Ok(screen)
     }
 
-    /// Shows a text in place of what is there, and a line below it; what does not fit is left out.
+    /// Replaces the contents with a text and a line below it. Truncates what does not fit.
     pub fn draw(&self, text: &str, below: &str) -> io::Result<()> {
-        let (height, width) = self.term.size();
-        self.term.write_str(&frame(text, below, (height.into(), width.into()), self.ellipsis))
+        let (width, height) = terminal::size()?;
+        let mut out = io::stdout().lock();
+        out.write_all(frame(text, below, (height.into(), width.into()), self.ellipsis).as_bytes())?;
+        out.flush()
     }
 
-    /// Resolves when somebody presses q.
-    pub async fn quit(&mut self) {
-        while let Some(key) = self.keys.recv().await {
-            if key.eq_ignore_ascii_case(&b'q') {
-                return;
-            }
+    /// Waits for an event.
+    pub async fn event(&mut self) -> ScreenEvent {
+        match self.events.recv().await {
+            Some(event) => event,
+            None => std::future::pending().await,
         }
-        std::future::pending().await
     }
 }
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        // If the terminal is gone there is nothing to give back.
-        let _ = self.term.write_str(END);
-        if let Some(before) = &self.before {
-            let _ = tcsetattr(io::stdin(), OptionalActions::Now, before);
-        }
+        // Nothing to restore if the terminal is gone.
+        let _ = execute!(io::stdout(), Show, LeaveAlternateScreen);
+        let _ = terminal::disable_raw_mode();
     }
 }
 
-/// What to write to show a text. Each line is replaced as it is written, so that nothing flickers.
+fn screen_event(event: &Event) -> Option<ScreenEvent> {
+    match event {
+        Event::Resize(..) => Some(ScreenEvent::Resized),
+        Event::Key(KeyEvent { code: KeyCode::Char('q' | 'Q'), .. }) => Some(ScreenEvent::Quit),
+        Event::Key(KeyEvent { code: KeyCode::Char('c'), modifiers: KeyModifiers::CONTROL, .. }) => {
+            Some(ScreenEvent::Quit)
+        }
+        _ => None,
+    }
+}
+
+/// The output that shows a text. Lines are replaced one by one to avoid flicker.
 fn frame(text: &str, below: &str, (height, width): (usize, usize), ellipsis: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     let room = height.saturating_sub(1);
     let shown = if lines.len() > room { room.saturating_sub(1) } else { lines.len() };
-    let mut frame = String::from("\x1b[H");
+    let end_of_line = format!("{ResetColor}{}\r\n", Clear(ClearType::UntilNewLine));
+    let mut frame = MoveTo(0, 0).to_string();
     for line in &lines[..shown] {
-        frame += &format!("{}\x1b[0m\x1b[K\r\n", console::truncate_str(line, width, ellipsis));
+        frame += &format!("{}{end_of_line}", console::truncate_str(line, width, ellipsis));
     }
     if shown < lines.len() && room > 0 {
-        frame += &format!("{ellipsis} {} more lines: the terminal is too small\x1b[K\r\n", lines.len() - shown);
+        frame += &format!("{ellipsis} {} more lines: the terminal is too small{end_of_line}", lines.len() - shown);
     }
-    frame += &format!("{}\x1b[0m\x1b[J", console::truncate_str(below, width, ellipsis));
-    frame
+    let below = console::truncate_str(below, width, ellipsis);
+    frame + &format!("{below}{ResetColor}{}", Clear(ClearType::FromCursorDown))
 }
 
 #[cfg(test)]
@@ -91,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_does_not_fit_is_left_out() {
+    fn truncates_frame_to_terminal() {
         let text = "\x1b[1mone two three\x1b[0m\ntwo\nthree\nfour";
         let plain = |height, width| console::strip_ansi_codes(&frame(text, "below", (height, width), "…")).into_owned();
         assert_eq!(plain(5, 80), "one two three\r\ntwo\r\nthree\r\nfour\r\nbelow");
@@ -100,5 +110,14 @@ mod tests {
         assert_eq!(plain(5, 4), "one…\r\ntwo\r\nthr…\r\nfour\r\nbel…");
         assert_eq!(plain(1, 80), "below");
         assert_eq!(plain(0, 0).matches("\r\n").count(), 0);
+    }
+
+    #[test]
+    fn quits_on_q_and_ctrl_c() {
+        let pressed = |key, modifiers| screen_event(&Event::Key(KeyEvent::new(KeyCode::Char(key), modifiers)));
+        assert_eq!(pressed('q', KeyModifiers::NONE), Some(ScreenEvent::Quit));
+        assert_eq!(pressed('c', KeyModifiers::CONTROL), Some(ScreenEvent::Quit));
+        assert_eq!(pressed('c', KeyModifiers::NONE), None);
+        assert_eq!(screen_event(&Event::Resize(80, 24)), Some(ScreenEvent::Resized));
     }
 }

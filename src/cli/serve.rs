@@ -1,13 +1,13 @@
-//! `dapbox serve`: the appliance.
+//! `dapbox serve`: runs the server.
 
 use std::{net::SocketAddr, sync::Arc};
 
 use super::{
     Failure, Outcome,
-    args::{ConfigArgs, Sources},
-    logging::{self, Level},
-    manager,
-    signals::{Hangups, Signals},
+    args::{ConfigArgs, ConfigSources},
+    logging::{self, LevelHandle},
+    service_manager,
+    signals::{ReloadSignals, StopSignals},
 };
 use crate::{
     config::{address, environment},
@@ -17,19 +17,20 @@ use crate::{
 
 /// Arguments of `dapbox serve`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "The server is leader and helper at once: which one it is, is a matter of each task. \
-    Tasks are added while it runs, with 'dapbox task add'. SIGTERM or ctrl-c stops it gracefully, a second one at \
-    once; nothing that was acknowledged is lost either way. SIGHUP has it take over a changed configuration, as \
-    'dapbox reload' does, which also says what came of it.\n\n\
+#[command(
+    after_help = "A server has the role of leader or helper per task. Tasks are added while it runs, with 'dapbox \
+    task add'. SIGTERM or Ctrl-C stops it gracefully, a second one immediately; acknowledged data is never lost. SIGHUP \
+    reloads the configuration, like 'dapbox reload', which also prints the result.\n\n\
     Examples:\n  \
     dapbox serve\n  \
     dapbox serve --config /etc/dapbox/appliance.toml\n  \
     dapbox serve --listen 127.0.0.1:8080 --data-dir /var/lib/dapbox\n\n\
-    Every option of the file can be set in the environment: DAPBOX_LIMITS__WORKERS=4.")]
+    Environment variables override options of the file: DAPBOX_LIMITS__WORKERS=4."
+)]
 pub struct Args {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Address to listen on.
+    /// Listen address; overrides listen of the configuration.
     #[arg(long, value_name = "ADDRESS", value_parser = address::parse)]
     listen: Option<SocketAddr>,
 }
@@ -43,22 +44,22 @@ pub async fn run(args: Args) -> Outcome {
         tracing::info!(variables = service_variables.join(" "), "environment variables of Kubernetes services ignored");
     }
     let data_dir = config.data_dir.display().to_string();
-    let (mut signals, mut hangups) = (Signals::new()?, Hangups::new()?);
-    let server = manager::patiently("opening the data directory", Server::start(config)).await?;
+    let (mut signals, mut reload_signals) = (StopSignals::new()?, ReloadSignals::new()?);
+    let server = service_manager::extend_timeout_during("opening the data directory", Server::start(config)).await?;
     server.set_controls(controls(sources, level));
     let monitor = server.monitor_address().map(tracing::field::display);
     tracing::info!(url = server.url(), address = %server.address(), monitor, data_dir, version = version::VERSION, "serving");
     let status = format!("serving on {}", server.url());
-    manager::ready(&status);
-    manager::keep_alive(server.pulse());
-    let fault = until_the_end(&server, &mut signals, &mut hangups, &status).await;
-    manager::stopping();
+    service_manager::ready(&status);
+    service_manager::start_watchdog(server.pulse());
+    let fault = run_until_stopped(&server, &mut signals, &mut reload_signals, &status).await;
+    service_manager::stopping();
     tokio::select! {
-        stopped = manager::patiently("stopping", server.stop()) => stopped?,
-        name = signals.next() => return Err(Failure::new(format!("{name} again: stopped at once"))),
+        stopped = service_manager::extend_timeout_during("stopping", server.stop()) => stopped?,
+        name = signals.next() => return Err(Failure::new(format!("second {name}: stopped immediately"))),
     }
     match fault {
-        Some(fault) => Err(Failure::new(format!("the server cannot go on: {fault}"))),
+        Some(fault) => Err(Failure::new(format!("the server failed: {fault}"))),
         None => {
             tracing::info!("stopped");
             Ok(())
@@ -66,8 +67,13 @@ pub async fn run(args: Args) -> Outcome {
     }
 }
 
-/// Waits until the server is to stop, or cannot go on. Reloads meanwhile as often as it is asked to.
-async fn until_the_end(server: &Server, signals: &mut Signals, hangups: &mut Hangups, status: &str) -> Option<Fault> {
+/// Runs until a stop signal or a fault, and handles reload signals.
+async fn run_until_stopped(
+    server: &Server,
+    signals: &mut StopSignals,
+    reload_signals: &mut ReloadSignals,
+    status: &str,
+) -> Option<Fault> {
     loop {
         tokio::select! {
             name = signals.next() => {
@@ -75,19 +81,19 @@ async fn until_the_end(server: &Server, signals: &mut Signals, hangups: &mut Han
                 return None;
             }
             fault = server.failed() => return Some(fault),
-            () = hangups.next() => {
-                manager::reloading();
-                // What came of it is in the log.
+            () = reload_signals.next() => {
+                service_manager::reloading();
+                // The result is logged.
                 let _ = server.reread().await;
-                manager::ready(status);
+                service_manager::ready(status);
             }
         }
     }
 }
 
-/// What we can do for the server: read its configuration again, and change the log. It comes from where it came from at the
-/// start: a file that is gone is an error, and not the end of all that it had said.
-fn controls(sources: Sources, level: Level) -> Controls {
+/// The operations of this process that the server uses. A reload reads the sources of the start: a missing file is an error
+/// and does not reset its options.
+fn controls(sources: ConfigSources, level: LevelHandle) -> Controls {
     let level = Arc::new(level);
     let same = level.clone();
     Controls {

@@ -1,9 +1,10 @@
-//! How tasks and results look to people.
+//! Text output of tasks and results.
 
 use std::fmt::Write;
 
 use super::{
     style::{self, Style},
+    table::{Cell, Table},
     timestamp,
 };
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
 
 pub use crate::support::format::{batches, vdaf};
 
-/// A party's name.
+/// The name of a role.
 pub fn role(role: Role) -> &'static str {
     match role {
         Role::Collector => "collector",
@@ -29,7 +30,7 @@ pub fn role(role: Role) -> &'static str {
     }
 }
 
-/// A revision's name, which is also its path: `dap-09`.
+/// The name of a revision, which is also its path: `dap-09`.
 pub fn revision(revision: Revision) -> String {
     wire::for_revision(revision).path_prefix().to_owned()
 }
@@ -39,32 +40,33 @@ pub fn task_label(name: Option<&TaskName>, id: &TaskId) -> String {
     name.map_or_else(|| id.to_string(), |name| format!("{name} ({id})"))
 }
 
-/// A task in one line.
-pub fn task_line(task: &TaskStatus, style: Style) -> String {
-    format!(
-        "{}  {}{}  {:<6}  {}  {}",
-        task.id,
-        task.name.as_ref().map(|name| format!("{}  ", style.bold(name.as_str()))).unwrap_or_default(),
-        revision(task.revision),
-        role(task.role),
-        vdaf(&task.vdaf),
-        style.dim(&format!(
-            "{} waiting, {} aggregated, {} of them to collect{}{}",
-            style::count(task.waiting),
-            style::count(aggregated_in_all(task)),
-            style::count(task.aggregated),
-            task.noise.map(|epsilon| format!(", epsilon {epsilon}")).unwrap_or_default(),
-            if task.in_band.is_some() { ", set up in-band" } else { "" }
-        ))
-    )
+/// A table of tasks.
+pub fn task_table(tasks: &[TaskStatus], style: Style) -> String {
+    let header = ["id", "name", "protocol", "role", "waiting", "aggregated", "to collect", "computes"];
+    let mut table = Table::new(style, header).right(4..7);
+    for task in tasks {
+        let noise = task.noise.map(|epsilon| format!(", epsilon {epsilon}")).unwrap_or_default();
+        let in_band = if task.in_band.is_some() { ", in-band" } else { "" };
+        table.row([
+            task.id.into(),
+            Cell::bold(task.name.as_ref().map_or("", TaskName::as_str)),
+            revision(task.revision).into(),
+            role(task.role).into(),
+            style::count(task.waiting).into(),
+            style::count(aggregated_total(task)).into(),
+            style::count(task.aggregated).into(),
+            Cell::dim(format!("{}{noise}{in_band}", vdaf(&task.vdaf))),
+        ]);
+    }
+    table.to_string()
 }
 
-/// How many reports were aggregated since the task was added.
-fn aggregated_in_all(task: &TaskStatus) -> u64 {
+/// Number of reports aggregated since the task was added.
+fn aggregated_total(task: &TaskStatus) -> u64 {
     task.counters.get(AGGREGATE_SUCCESS).copied().unwrap_or(0).max(task.aggregated)
 }
 
-/// A task and how far it is.
+/// A task's parameters and progress.
 pub fn task(task: &TaskStatus, style: Style) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: String| {
@@ -78,14 +80,14 @@ pub fn task(task: &TaskStatus, style: Style) -> String {
     line("role", role(task.role).to_owned());
     line("leader", task.leader_url.clone());
     line("helper", task.helper_url.clone());
-    line("measures", vdaf(&task.vdaf));
+    line("computes", vdaf(&task.vdaf));
     line("batches", batches(task.batch_mode, task.min_batch_size));
     if let Some(epsilon) = task.noise {
         line("noise", format::noise(&task.vdaf, epsilon));
     }
     line("time precision", duration::show(std::time::Duration::from_secs(task.time_precision.0)));
     if !task.info.is_empty() {
-        // Quoted, as it may be anything.
+        // Quoted, as it may contain any characters.
         line("info", format!("{:?}", task.info));
     }
     if let Some(open) = task.task_interval {
@@ -105,8 +107,8 @@ pub fn task(task: &TaskStatus, style: Style) -> String {
     }
     line("waiting", style::counted(task.waiting, "report"));
     line("in flight", style::counted(task.jobs, "aggregation job"));
-    let aggregated = style::counted(aggregated_in_all(task), "report");
-    line("aggregated", format!("{aggregated}, {} of them not collected yet", style::count(task.aggregated)));
+    let aggregated = style::counted(aggregated_total(task), "report");
+    line("aggregated", format!("{aggregated}, {} of them not yet collected", style::count(task.aggregated)));
     line("collected", style::counted(task.batches_collected, "batch"));
     if task.results_not_fetched > 0 {
         line("not fetched", format!("the results of {}", style::counted(task.results_not_fetched, "batch")));
@@ -133,7 +135,7 @@ pub fn task(task: &TaskStatus, style: Style) -> String {
         let _ = writeln!(text, "    and {} more", style::count(task.collected_unlisted));
     }
     if !task.counters.is_empty() {
-        let _ = writeln!(text, "  {}", style.dim("counted so far"));
+        let _ = writeln!(text, "  {}", style.dim("counters"));
     }
     let width = task.counters.keys().map(String::len).max().unwrap_or_default();
     for (name, count) in &task.counters {
@@ -143,13 +145,13 @@ pub fn task(task: &TaskStatus, style: Style) -> String {
     format!("{}\n{text}", style.bold(&format!("Task {}", task.id)))
 }
 
-/// Why reports are counted under this name.
+/// The reason of a counter of rejected reports.
 fn refusal(name: &str) -> String {
     let whose = if name.starts_with("helper_") { "by the helper: " } else { "" };
     format!("  refused: {whose}{}", counters::reason(name))
 }
 
-/// The id of a collected batch or, where batches have none, its interval.
+/// The id of a collected batch, or its interval if it has no id.
 pub fn collected_batch(batch: &CollectedBatchStatus) -> String {
     match (batch.id, batch.interval) {
         (Some(id), _) => id.to_string(),
@@ -158,18 +160,18 @@ pub fn collected_batch(batch: &CollectedBatchStatus) -> String {
     }
 }
 
-/// That a control plane has set a task up, and whether anything came of it.
+/// Describes who provisioned a task, and whether a party has contacted it.
 pub fn provisioned_by(Provisioned { at, by, is_never_contacted, removed_from }: &Provisioned) -> String {
-    let came = if *is_never_contacted { ", and nobody has contacted it yet" } else { "" };
-    let end = removed_from.map(|from| format!("; removed from {} on, unless somebody does", timestamp::show(from)));
+    let contact = if *is_never_contacted { ", not contacted yet" } else { "" };
+    let end = removed_from.map(|from| format!("; removed at {} unless contacted", timestamp::show(from)));
     format!(
-        "by a control plane, {}, with the API token {by}{came}{}",
+        "by a control plane, {}, with API token {by}{contact}{}",
         timestamp::show(*at),
         end.filter(|_| *is_never_contacted).unwrap_or_default()
     )
 }
 
-/// That a task was set up in-band.
+/// Describes the origin of an in-band task.
 pub fn set_up_in_band(SetUpInBand { at, peer }: &SetUpInBand) -> String {
     format!("in-band, {}, with the peer {peer}", timestamp::show(*at))
 }
@@ -179,7 +181,7 @@ pub fn interval(interval: Interval) -> String {
     format!("{} to {}", timestamp::show(interval.start()), timestamp::show(interval.end()))
 }
 
-/// A collected aggregate; histograms and vectors are drawn.
+/// A collected aggregate, with bars for histograms and vectors.
 pub fn collected(collected: &CollectedAggregate, config: &VdafConfig, style: Style) -> String {
     let mut text = format!(
         "{} from {}\n",
@@ -201,7 +203,7 @@ pub fn collected(collected: &CollectedAggregate, config: &VdafConfig, style: Sty
         AggregateResult::Noisy(values) => {
             let labels: Vec<_> = (0..values.len()).map(|i| i.to_string()).collect();
             let texts = values.iter().map(|value| signed(*value)).collect();
-            // What is below zero has no bar.
+            // Negative values have no bar.
             let lengths: Vec<_> = values.iter().map(|value| u128::try_from(*value).unwrap_or(0)).collect();
             text.push_str(&bars(&labels, texts, &lengths, style));
         }
@@ -209,13 +211,13 @@ pub fn collected(collected: &CollectedAggregate, config: &VdafConfig, style: Sty
     text
 }
 
-/// A number with separators that may be below zero.
+/// Formats a signed number with thousands separators.
 fn signed(number: i128) -> String {
     let sign = if number < 0 { "-" } else { "" };
     format!("{sign}{}", style::count(number.unsigned_abs()))
 }
 
-/// A single number, with what it means for one report.
+/// A single number with its share or average per report.
 pub fn single(number: u128, reports: u64, config: &VdafConfig, style: Style) -> String {
     let each = number as f64 / reports.max(1) as f64;
     let meaning = match config {
@@ -225,7 +227,7 @@ pub fn single(number: u128, reports: u64, config: &VdafConfig, style: Style) -> 
     format!("{}  {}", style.bold(&style::count(number)), style.dim(&meaning))
 }
 
-/// Values as bars with labels, one in a line.
+/// A bar chart: one line per value with its label.
 pub fn plot(labels: &[String], values: &[u128], style: Style) -> String {
     bars(labels, values.iter().map(|value| style::count(*value)).collect(), values, style)
 }
@@ -253,7 +255,7 @@ mod tests {
     use crate::model::{Duration, Time};
 
     #[test]
-    fn what_noise_took_below_zero_is_below_zero() {
+    fn shows_negative_noisy_values() {
         let collected = CollectedAggregate {
             report_count: 1200,
             interval: Interval::new(Time(3600), Duration(3600)).unwrap(),
@@ -269,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn plots_are_aligned_and_fit_the_width() {
+    fn aligns_plots_within_width() {
         let labels = ["0", "10+", "long label"].map(str::to_owned);
         let plot = super::plot(&labels, &[10, 20_190, 0], Style::plain());
         let lines: Vec<_> = plot.lines().collect();

@@ -1,20 +1,20 @@
-//! The signals that ask us to stop, and the one that asks us to reload.
+//! Signals that stop the process or reload its configuration.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// The signals that ask us to stop.
-pub struct Signals {
+/// The signals that stop the process: SIGINT and SIGTERM.
+pub struct StopSignals {
     interrupt: Signal,
     terminate: Signal,
 }
 
-impl Signals {
-    /// Takes the signals over from the system, which would end the process.
+impl StopSignals {
+    /// Installs the handlers, which replace the default of ending the process.
     pub fn new() -> std::io::Result<Self> {
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
-    /// Waits for one and returns its name.
+    /// Waits for a signal and returns its name.
     pub async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",
@@ -23,16 +23,16 @@ impl Signals {
     }
 }
 
-/// The signal that asks us to reload: SIGHUP. Whoever does not take it over is ended by it.
-pub struct Hangups(Signal);
+/// The signal that reloads the configuration: SIGHUP.
+pub struct ReloadSignals(Signal);
 
-impl Hangups {
-    /// Takes the signal over from the system.
+impl ReloadSignals {
+    /// Installs the handler, which replaces the default of ending the process.
     pub fn new() -> std::io::Result<Self> {
         Ok(Self(signal(SignalKind::hangup())?))
     }
 
-    /// Waits for one.
+    /// Waits for a signal.
     pub async fn next(&mut self) {
         self.0.recv().await;
     }

@@ -1,18 +1,16 @@
-//! `dapbox status`: how the running server is, once or again and again.
+//! `dapbox status`: shows the running server, once or repeatedly.
 
 mod view;
 
 use std::{io::IsTerminal, time::Duration as Span};
 
-use tokio::signal::unix::{SignalKind, signal};
-
 use super::{
     Failure, Outcome,
-    args::{ConfigArgs, Format, duration},
+    args::{ConfigArgs, Format, OutputArgs, parse_duration},
     control::Socket,
-    screen::Screen,
-    signals::Signals,
-    style::{Style, say, try_say},
+    screen::{Screen, ScreenEvent},
+    signals::StopSignals,
+    style::{Style, print, try_print},
 };
 use crate::{
     config::Config,
@@ -22,10 +20,10 @@ use crate::{
 /// Arguments of `dapbox status`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "A batch is 'ready' when it can be collected. It is 'not aggregated yet' if there will be enough \
-    reports once those that wait are aggregated, and otherwise has 'too few'. The helper does not know what waits at \
-    the leader. Rates are those of the last minute.\n\n\
-    Exit code 1 if no server runs.\n\n\
+    after_help = "A batch is 'ready' when it can be collected, 'not aggregated yet' if it has enough reports once the \
+    waiting ones are aggregated, and 'too few' otherwise. A helper does not know the reports that wait at the leader. \
+    Rates are averages over the last minute.\n\n\
+    Exit code 1 if no server is running.\n\n\
     Examples:\n  \
     dapbox status\n  \
     dapbox status --watch\n  \
@@ -33,20 +31,19 @@ use crate::{
     dapbox status --watch -o json --every 10s"
 )]
 pub struct Args {
-    /// Only tasks that have this name or whose id begins like this, with all of their batches.
+    /// Name of a task, or the first characters of its id: show only this task, with all of its batches.
     #[arg(allow_hyphen_values = true)]
     task: Option<String>,
     #[command(flatten)]
     config: ConfigArgs,
-    /// Again and again, until Ctrl-C or q: in place on a terminal, one after the other elsewhere.
+    /// Repeat until Ctrl-C or q: full-screen on a terminal, appended otherwise.
     #[arg(short, long)]
     watch: bool,
-    /// How often, with --watch.
-    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "2s", requires = "watch")]
+    /// Interval of --watch.
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "2s", requires = "watch")]
     every: Span,
-    /// What to print.
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    output: Format,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// Runs `dapbox status`.
@@ -54,17 +51,17 @@ pub async fn run(args: Args) -> Outcome {
     let config = args.config.load(None)?;
     let source = Source { socket: Socket::new(config.control_socket())?, config, task: args.task.clone() };
     if !args.watch {
-        return Ok(say(args.print(&source.overview().await?, true)?)?);
+        return Ok(print(args.print(&source.overview().await?, true)?)?);
     }
-    match args.output {
-        Format::Text if std::io::stdout().is_terminal() => in_place(&args, &source).await,
-        _ => one_after_the_other(&args, &source).await,
+    match args.output.format {
+        Format::Text if std::io::stdout().is_terminal() => redraw_screen(&args, &source).await,
+        _ => print_repeatedly(&args, &source).await,
     }
 }
 
 impl Args {
     fn print(&self, overview: &Overview, pretty: bool) -> Result<String, Failure> {
-        Ok(match self.output {
+        Ok(match self.output.format {
             Format::Text => view::overview(overview, self.task.is_some(), Style::stdout()),
             Format::Json if pretty => serde_json::to_string_pretty(overview)?,
             Format::Json => serde_json::to_string(overview)?,
@@ -72,7 +69,7 @@ impl Args {
     }
 }
 
-/// Where the overview comes from.
+/// The source of the overview.
 struct Source {
     socket: Socket,
     config: Config,
@@ -83,8 +80,8 @@ impl Source {
     async fn overview(&self) -> Result<Overview, Failure> {
         if !self.socket.is_alive().await? {
             return Err(Failure::new(format!(
-                "no server is running on {}; start one with 'dapbox serve', or name its configuration with --config or \
-                 --data-dir. 'dapbox task list' works without one",
+                "no server is running on {} (hint: start it with 'dapbox serve', or set --config or --data-dir; 'dapbox \
+                 task list' works without a server)",
                 self.config.data_dir.display()
             )));
         }
@@ -97,22 +94,22 @@ impl Source {
                 false => view.status.id.to_string().starts_with(task),
             });
             if overview.tasks.is_empty() {
-                return Err(Failure::new(format!("there is no task {task}; 'dapbox task list' shows all")));
+                return Err(Failure::new(format!("unknown task {task} (hint: 'dapbox task list' shows all)")));
             }
         }
         Ok(overview)
     }
 }
 
-async fn one_after_the_other(args: &Args, source: &Source) -> Outcome {
-    let mut signals = Signals::new()?;
+async fn print_repeatedly(args: &Args, source: &Source) -> Outcome {
+    let mut signals = StopSignals::new()?;
     loop {
         let text = tokio::select! {
             overview = source.overview() => args.print(&overview?, false)?,
             _ = signals.next() => return Ok(()),
         };
-        let between = if args.output == Format::Text { "\n" } else { "" };
-        if !try_say(text)? || !between.is_empty() && !try_say("")? {
+        let between = if args.output.format == Format::Text { "\n" } else { "" };
+        if !try_print(text)? || !between.is_empty() && !try_print("")? {
             return Ok(());
         }
         tokio::select! {
@@ -122,11 +119,11 @@ async fn one_after_the_other(args: &Args, source: &Source) -> Outcome {
     }
 }
 
-async fn in_place(args: &Args, source: &Source) -> Outcome {
-    // Whoever asks for what is not there is told so on the usual screen.
+async fn redraw_screen(args: &Args, source: &Source) -> Outcome {
+    // The first error is printed on the normal screen.
     let mut text = args.print(&source.overview().await?, false)?;
-    let (mut signals, mut resized) = (Signals::new()?, signal(SignalKind::window_change())?);
-    let below = Style::stdout().dim("q ends");
+    let mut signals = StopSignals::new()?;
+    let below = Style::stdout().dim("q: quit");
     let mut screen = Screen::open(Style::stdout().ellipsis())?;
     loop {
         screen.draw(&text, &below)?;
@@ -135,10 +132,12 @@ async fn in_place(args: &Args, source: &Source) -> Outcome {
             source.overview().await.and_then(|overview| args.print(&overview, false))
         };
         tokio::select! {
-            // A server that is started again comes back here.
+            // A restarted server is shown again.
             shown = next => text = shown.unwrap_or_else(|failure| Style::stdout().bad(failure.message())),
-            _ = resized.recv() => {}
-            () = screen.quit() => return Ok(()),
+            event = screen.event() => match event {
+                ScreenEvent::Quit => return Ok(()),
+                ScreenEvent::Resized => {}
+            },
             _ = signals.next() => return Ok(()),
         }
     }

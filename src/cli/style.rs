@@ -1,5 +1,5 @@
-//! How output looks: colour only for terminals and only if it is wanted, as wide as the terminal is, numbers with
-//! separators, and bars of the characters that the locale has.
+//! Output style: colour on terminals unless `NO_COLOR` is set, the width of the terminal, thousands separators, and bars
+//! in the characters of the locale.
 
 use std::{
     fmt::Display,
@@ -12,19 +12,19 @@ use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 pub use crate::support::format::{count, counted};
 
-/// The widest line that is written where nothing tells how wide lines may be, in columns.
+/// Width of lines where there is no terminal, in columns.
 pub const WIDTH: usize = 80;
 
-/// The narrowest terminal that lines are made to fit, in columns. A narrower one wraps them.
+/// Minimum width of lines, in columns. Narrower terminals wrap them.
 const MIN_WIDTH: usize = 40;
 
-/// Writes lines to standard output. That nobody reads them any more, as behind `head`, is no failure.
-pub fn say(text: impl Display) -> io::Result<()> {
-    try_say(text).map(drop)
+/// Prints lines to standard output. A closed pipe, as with `head`, is no error.
+pub fn print(text: impl Display) -> io::Result<()> {
+    try_print(text).map(drop)
 }
 
-/// Writes lines to standard output. False if nobody reads them any more.
-pub fn try_say(text: impl Display) -> io::Result<bool> {
+/// Prints lines to standard output. Returns false if the pipe is closed.
+pub fn try_print(text: impl Display) -> io::Result<bool> {
     let text = text.to_string();
     let mut out = io::stdout().lock();
     match writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush()) {
@@ -33,19 +33,19 @@ pub fn try_say(text: impl Display) -> io::Result<bool> {
     }
 }
 
-/// Says on standard error what went wrong beside the point.
+/// Prints a warning to standard error.
 pub fn warn(text: impl Display) {
-    // Where nobody reads it, nobody minds.
+    // A closed standard error is no failure.
     let _ = writeln!(io::stderr(), "{} {text}", Style::stderr().bad("warning:"));
 }
 
-/// Writes a note to standard error.
+/// Prints a note to standard error.
 pub fn note(text: impl Display) {
     // A closed standard error is no failure.
     let _ = writeln!(io::stderr(), "{} {text}", Style::stderr().bold("note:"));
 }
 
-/// Whether and how text is emphasised, how wide it may be, and what it is drawn with.
+/// The capabilities of an output: colour, width, characters.
 #[derive(Clone, Copy, Debug)]
 pub struct Style {
     colour: bool,
@@ -54,23 +54,29 @@ pub struct Style {
 }
 
 impl Style {
-    /// The style for standard output: plain if it is no terminal or if `NO_COLOR` is set.
+    /// The style of standard output: plain without a terminal or with `NO_COLOR`.
     pub fn stdout() -> Self {
         Self::new(io::stdout().is_terminal().then(Term::stdout))
     }
 
-    /// The style for standard error.
+    /// The style of standard error.
     pub fn stderr() -> Self {
         Self::new(io::stderr().is_terminal().then(Term::stderr))
     }
 
-    /// No emphasis at all.
+    /// A style without colour.
     #[cfg(test)]
     pub const fn plain() -> Self {
         Self { colour: false, width: WIDTH, is_unicode: true }
     }
 
-    /// The same for a locale without block characters and lines of a width.
+    /// A style with colour.
+    #[cfg(test)]
+    pub const fn coloured() -> Self {
+        Self { colour: true, width: WIDTH, is_unicode: true }
+    }
+
+    /// A style without colour and Unicode.
     #[cfg(test)]
     pub const fn ascii(width: usize) -> Self {
         Self { colour: false, width, is_unicode: false }
@@ -87,12 +93,17 @@ impl Style {
         }
     }
 
-    /// How many columns a line may have.
+    /// Whether output is coloured.
+    pub fn has_colour(self) -> bool {
+        self.colour
+    }
+
+    /// Maximum width of a line, in columns.
     pub fn width(self) -> usize {
         self.width
     }
 
-    /// A horizontal bar of at most `width` cells: in eighths of a cell, or in whole ones where the locale has no blocks.
+    /// A horizontal bar of at most `width` cells: in eighths of a cell, or in whole cells without Unicode.
     pub fn bar(self, value: u128, largest: u128, width: usize) -> String {
         const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
         if largest == 0 {
@@ -100,7 +111,7 @@ impl Style {
         }
         let parts = if self.is_unicode { 8 } else { 1 };
         let filled = (value as f64 / largest as f64 * (width * parts) as f64).round() as usize;
-        // Something is never drawn as nothing.
+        // Values above zero are always visible.
         let filled = if value > 0 { filled.clamp(1, (width * parts).max(1)) } else { 0 };
         if self.is_unicode {
             format!("{}{}", "█".repeat(filled / 8), EIGHTHS[filled % 8])
@@ -109,7 +120,7 @@ impl Style {
         }
     }
 
-    /// Characters of rising height: nothing, then eight levels.
+    /// Characters of rising height: blank, then eight levels.
     pub fn levels(self) -> [char; 9] {
         if self.is_unicode {
             [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█']
@@ -118,7 +129,7 @@ impl Style {
         }
     }
 
-    /// What stands for a text that is cut off.
+    /// Replaces truncated text.
     pub fn ellipsis(self) -> &'static str {
         if self.is_unicode { "…" } else { "..." }
     }
@@ -132,28 +143,28 @@ impl Style {
         self.paint("1", text)
     }
 
-    /// For what may be skipped.
+    /// For minor details.
     pub fn dim(self, text: &str) -> String {
         self.paint("2", text)
     }
 
-    /// For good news.
+    /// For good states.
     pub fn good(self, text: &str) -> String {
         self.paint("32", text)
     }
 
-    /// For bad news.
+    /// For errors and bad states.
     pub fn bad(self, text: &str) -> String {
         self.paint("31;1", text)
     }
 
-    /// For what is to be typed or looked at.
+    /// For commands to type and for highlights.
     pub fn accent(self, text: &str) -> String {
         self.paint("36", text)
     }
 }
 
-/// A length of time to three digits: `12.3 ms`, `1.23 s`.
+/// Formats a duration with three digits: `12.3 ms`, `1.23 s`.
 pub fn elapsed(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
     match seconds {
@@ -165,14 +176,14 @@ pub fn elapsed(duration: Duration) -> String {
     }
 }
 
-/// How many per second.
+/// Formats a rate per second.
 pub fn rate(number: u64, duration: Duration) -> String {
     let per_second = number as f64 / duration.as_secs_f64().max(1e-9);
     format!("{}/s", count(per_second.round() as u64))
 }
 
-/// Whether the locale's characters are those of Unicode (POSIX, "Internationalization Variables"): the first of the variables
-/// that is set decides, and without any the locale is C.
+/// Returns whether the locale uses UTF-8 (POSIX, "Internationalization Variables"). The first variable that is set decides;
+/// without any the locale is C.
 pub fn is_unicode() -> bool {
     let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(set).unwrap_or_default();
@@ -184,13 +195,13 @@ fn progress_chars() -> &'static str {
     if is_unicode() { "█▉▊▋▌▍▎▏ " } else { "#> " }
 }
 
-/// A progress bar on standard error; invisible if that is no terminal.
+/// Creates a progress bar on standard error, hidden without a terminal.
 pub fn progress(total: u64, what: &str) -> ProgressBar {
     let bar = ProgressBar::new(total).with_message(what.to_owned());
-    // The template is fixed and correct; without it there would be the default bar.
+    // The template is valid; otherwise the default bar is used.
     if let Ok(style) = ProgressStyle::with_template("  {msg:<13}{wide_bar} {human_pos}/{human_len} {rate}") {
         let rate = |state: &ProgressState, text: &mut dyn std::fmt::Write| {
-            // Writing to the bar's line cannot fail.
+            // Writing to a string cannot fail.
             let _ = write!(text, "{}/s", count(state.per_sec() as u64));
         };
         bar.set_style(style.with_key("rate", rate).progress_chars(progress_chars()));
@@ -198,7 +209,7 @@ pub fn progress(total: u64, what: &str) -> ProgressBar {
     bar
 }
 
-/// A progress bar of bytes on standard error; invisible if that is no terminal.
+/// Creates a progress bar in bytes on standard error, hidden without a terminal.
 pub fn transfer(total: u64, what: &'static str) -> ProgressBar {
     let bar = ProgressBar::new(total).with_message(what);
     if let Ok(style) = ProgressStyle::with_template("  {msg:<13}{wide_bar} {bytes}/{total_bytes} {bytes_per_sec}") {
@@ -207,7 +218,7 @@ pub fn transfer(total: u64, what: &'static str) -> ProgressBar {
     bar
 }
 
-/// Something that takes a while and whose end is not known; invisible if standard error is no terminal.
+/// Creates a spinner for work of unknown length on standard error, hidden without a terminal.
 pub fn spinner(what: &str) -> ProgressBar {
     let spinner = ProgressBar::new_spinner().with_message(what.to_owned());
     if let Ok(style) = ProgressStyle::with_template("  {spinner} {msg} {elapsed:.dim}") {
@@ -222,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_have_separators() {
+    fn formats_numbers_with_separators() {
         let texts = [0_u64, 999, 1000, 20_190, 1_234_567].map(count);
         assert_eq!(texts, ["0", "999", "1,000", "20,190", "1,234,567"]);
         assert_eq!(counted(1, "report"), "1 report");
@@ -230,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn bars_are_in_proportion_and_something_is_never_nothing() {
+    fn draws_proportional_bars() {
         let bar = |value, largest, width| Style::plain().bar(value, largest, width);
         assert_eq!(bar(10, 10, 4), "████");
         assert_eq!(bar(5, 10, 4), "██");
@@ -246,13 +257,13 @@ mod tests {
     }
 
     #[test]
-    fn plain_style_adds_nothing() {
+    fn plain_style_adds_no_escapes() {
         assert_eq!(Style::new(None).bold("x"), "x");
         assert_eq!(Style { colour: true, ..Style::plain() }.bold("x"), "\x1b[1mx\x1b[0m");
     }
 
     #[test]
-    fn times_have_three_digits() {
+    fn formats_elapsed_times() {
         let texts = [12, 1_234, 12_345, 125_000].map(|ms| elapsed(Duration::from_millis(ms)));
         assert_eq!(texts, ["12 ms", "1.23 s", "12.3 s", "2 min 5 s"]);
         assert_eq!(rate(1000, Duration::from_millis(500)), "2,000/s");

@@ -1,4 +1,4 @@
-//! `dapbox taskprov`: what is needed for tasks that are set up in-band, by the requests that are about them.
+//! `dapbox taskprov`: prepares and creates tasks that are advertised in-band (taskprov).
 
 use std::{collections::BTreeMap, io::Write, os::unix::fs::OpenOptionsExt, path::PathBuf};
 
@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Failure, Outcome,
-    args::{BatchArgs, Format, VdafArgs},
-    style::{Style, say},
-    task::{UrlArgs, instant, parameters, scrutinize},
+    args::{BatchArgs, Format, OutputArgs, VdafArgs},
+    style::{Style, print},
+    task::{UrlArgs, parameters, parse_time, validate},
     taskfile::{CollectorPart, Configuration, Parameters, TaskFile},
 };
 use crate::{
@@ -22,77 +22,74 @@ use crate::{
     wire::taskprov::advertise,
 };
 
-/// The protocol that tasks speak that are set up in-band.
+/// The protocol revision of in-band tasks.
 const REVISION: Revision = Revision::Dap09;
-/// How many aggregation parameters a batch may be queried with: the VDAFs that we have know only one.
+/// Maximum number of queries per batch: all supported VDAFs have a single aggregation parameter.
 const MAX_BATCH_QUERY_COUNT: u64 = 1;
-/// The files of `dapbox taskprov new`: whose they are, and what they are called.
+/// The files of `dapbox taskprov new`: party and file name.
 const FOR: [(&str, &str); 3] =
     [("leader", "for-leader.toml"), ("helper", "for-helper.toml"), ("collector", "for-collector.toml")];
 
 /// The subcommands of `dapbox taskprov`.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
-    /// Make what a leader, a helper and a collector must have before tasks can be set up in-band.
+    /// Create the secrets that leader, helper and collector share for all in-band tasks.
     New(NewArgs),
-    /// Make a task that nobody needs to add: files for its clients and its collector.
+    /// Create an in-band task: files for its clients and its collector.
     Task(Box<TaskArgs>),
 }
 
 /// Arguments of `dapbox taskprov new`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Done once, however many tasks there will be. Writes for-leader.toml, for-helper.toml and \
-    for-collector.toml, all of them secret: send each over a channel that you trust, and only to whom it is for. The \
-    operators of leader and helper name theirs in appliance.toml, [taskprov] peers, and reload; 'dapbox check' looks \
-    at it.\n\n\
+#[command(after_help = "Run this once for any number of tasks. It writes for-leader.toml, for-helper.toml and \
+    for-collector.toml. All are secret: send each only to its party, over a trusted channel. The operators of leader \
+    and helper add their file to [taskprov] peers in appliance.toml and reload; 'dapbox check' validates it.\n\n\
     Examples:\n  \
     dapbox taskprov new --leader https://a.example --helper https://b.example\n  \
     dapbox taskprov new --leader https://a.example/x/ \\\n      --helper https://b.example/ --as-is --out with-b")]
 pub struct NewArgs {
     #[command(flatten)]
     urls: UrlArgs,
-    /// Where to write the files; the directory is made.
+    /// Directory for the files; created if missing.
     #[arg(long, value_name = "DIR", default_value = ".")]
     out: PathBuf,
-    /// What to print.
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    output: Format,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// Arguments of `dapbox taskprov task`.
 #[derive(Debug, clap::Args)]
 #[command(
     mut_arg("vdaf", |vdaf| vdaf.required(true)),
-    after_help = "Writes client.toml and collector.toml, which 'dapbox upload' and 'dapbox collect' take as those of any \
-    task. Each request then says what the task is, and both aggregators set it up when they first hear of it, if they \
-    take it: its minimum batch size must not be below the floor of either operator.\n\n\
+    after_help = "Writes client.toml and collector.toml for 'dapbox upload' and 'dapbox collect'. Each request advertises \
+    the task, and both aggregators add it with the first request, if its minimum batch size is not below the one that \
+    their operators require.\n\n\
     Examples:\n  \
     dapbox taskprov task --collector for-collector.toml --vdaf count --expires 90d\n  \
     dapbox taskprov task --collector for-collector.toml --expires 2031-01-01 \\\n      --vdaf histogram --length 12 --min-batch-size 500 --out steps"
 )]
 pub struct TaskArgs {
-    /// The collector's file, from 'dapbox taskprov new'.
+    /// for-collector.toml from 'dapbox taskprov new'.
     #[arg(long, value_name = "FILE")]
     collector: PathBuf,
     #[command(flatten)]
     vdaf: VdafArgs,
     #[command(flatten)]
     batch: BatchArgs,
-    /// Reports after this are refused: a date, or a length of time from now such as 90d.
-    #[arg(long, value_name = "TIME", value_parser = instant, help_heading = "Batches")]
+    /// End of the task, after which reports are refused: a date, or a duration from now such as 90d.
+    #[arg(long, value_name = "TIME", value_parser = parse_time, help_heading = "Batches")]
     expires: Time,
-    /// Tells the task from others that are configured alike. Random if this is left out.
+    /// Text that distinguishes tasks with the same parameters. Default: random.
     #[arg(long, value_name = "TEXT")]
     info: Option<String>,
-    /// Where to write the files; the directory is made.
+    /// Directory for the files; created if missing.
     #[arg(long, value_name = "DIR", default_value = ".")]
     out: PathBuf,
-    /// What to print.
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    output: Format,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
-/// What a collector has for all tasks that it makes.
+/// The collector's secrets for all of its in-band tasks.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CollectorFile {
@@ -106,9 +103,9 @@ struct CollectorFile {
     key: HpkeConfig,
 }
 
-/// What was made, for machines.
+/// The JSON output.
 #[derive(Serialize)]
-struct Made {
+struct Created {
     #[serde(skip_serializing_if = "Option::is_none")]
     task: Option<TaskId>,
     files: BTreeMap<&'static str, PathBuf>,
@@ -149,8 +146,8 @@ fn new(args: &NewArgs) -> Outcome {
     let private_key = keypair.private_key().clone();
     let collector = toml::to_string(&CollectorFile { leader_url, helper_url, token, private_key, key })?;
     let collector = format!(
-        "# What a collector needs for tasks that are set up in-band. SECRET: whoever has it can read all aggregates.\n\
-         # Keep a copy. Make a task: dapbox taskprov task --collector for-collector.toml --vdaf count --expires 90d\n\n\
+        "# A collector's secrets for in-band tasks. SECRET: they decrypt all aggregates.\n\
+         # Keep a copy. Create a task: dapbox taskprov task --collector for-collector.toml --vdaf count --expires 90d\n\n\
          {collector}"
     );
     let texts = [of_helper.to_text(), of_leader.to_text(), Ok(collector)];
@@ -166,10 +163,10 @@ fn new(args: &NewArgs) -> Outcome {
         };
         write().map_err(|e| e.context(path.display()))?;
     }
-    let made = Made { task: None, files: files.into_iter().map(|(whose, path, _)| (whose, path)).collect() };
-    tell(&made, args.output, || {
-        "\nNext, at leader and helper: name the file in appliance.toml, [taskprov] peers,\nset public_url, and give 'dapbox reload'. \
-         Send each file over a channel that you trust."
+    let made = Created { task: None, files: files.into_iter().map(|(whose, path, _)| (whose, path)).collect() };
+    print_created(&made, args.output.format, || {
+        "\nNext, at leader and helper: add the file to [taskprov] peers in appliance.toml,\nset public_url, and run 'dapbox \
+         reload'. Send each file over a trusted channel."
             .to_owned()
     })
 }
@@ -182,12 +179,12 @@ fn task(args: TaskArgs) -> Outcome {
     let urls = [file.leader_url, file.helper_url];
     let drawn = parameters(REVISION, urls, args.vdaf.configure()?, &args.batch)?;
     let drawn = Parameters { expires: Some(args.expires), ..drawn };
-    scrutinize(&drawn)?;
+    validate(&drawn)?;
     let info = args.info.unwrap_or_else(|| drawn.id.to_string());
     let made = advertise(drawn.parameters(), Bytes::from(info), MAX_BATCH_QUERY_COUNT).map_err(Failure::usage)?;
     let id = made.configuration.public.id;
     let task = Parameters { id, configuration: Some(Configuration(made.bytes.to_vec())), ..drawn };
-    let since = Some(task.first_collected(clock::now()));
+    let since = Some(task.first_collection_start(clock::now()));
     let part =
         CollectorPart { since, token: file.token, previous_token: None, private_key: file.private_key, key: file.key };
     let client = TaskFile { name: None, task, leader: None, helper: None, collector: None };
@@ -204,31 +201,28 @@ fn task(args: TaskArgs) -> Outcome {
         files[1].1.display()
     );
     let files = files.into_iter().map(|(whose, path, _)| (whose, path)).collect();
-    tell(&Made { task: Some(id), files }, args.output, || steps)
+    print_created(&Created { task: Some(id), files }, args.output.format, || steps)
 }
 
-/// Nothing is overwritten.
+/// Refuses to overwrite files.
 fn refuse_existing<'a>(mut paths: impl Iterator<Item = &'a PathBuf>) -> Outcome {
     match paths.find(|path| path.exists()) {
-        Some(path) => Err(Failure::new(format!(
-            "{} is there already and is not overwritten; choose another directory",
-            path.display()
-        ))),
+        Some(path) => Err(Failure::new(format!("{} already exists (hint: choose another directory)", path.display()))),
         None => Ok(()),
     }
 }
 
-fn tell(made: &Made, format: Format, next: impl FnOnce() -> String) -> Outcome {
+fn print_created(made: &Created, format: Format, next: impl FnOnce() -> String) -> Outcome {
     if format == Format::Json {
-        return Ok(say(serde_json::to_string_pretty(made)?)?);
+        return Ok(print(serde_json::to_string_pretty(made)?)?);
     }
     let style = Style::stdout();
     if let Some(task) = made.task {
-        say(format!("Task {task}, set up in-band\n"))?;
+        print(format!("Task {task}, in-band\n"))?;
     }
     for (whose, path) in &made.files {
         let kind = if *whose == "client" { "public" } else { "secret" };
-        say(format!("  {:<28} {}  for the {whose}", path.display().to_string(), style.dim(kind)))?;
+        print(format!("  {:<28} {}  for the {whose}", path.display().to_string(), style.dim(kind)))?;
     }
-    Ok(say(next())?)
+    Ok(print(next())?)
 }

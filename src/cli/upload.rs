@@ -1,4 +1,4 @@
-//! `dapbox upload`: measurements, as a client uploads them.
+//! `dapbox upload`: uploads measurements as a client.
 
 mod csv_file;
 mod measure;
@@ -15,10 +15,10 @@ use serde::Serialize;
 
 use super::{
     Failure, Outcome,
-    args::{Format, PeerArgs},
+    args::{Format, OutputArgs, PeerArgs},
     show,
-    style::{self, Style, say},
-    taskfile::{TaskFile, UNITS_BEFORE},
+    style::{self, Style, print},
+    taskfile::{MAX_UNITS_BEFORE, TaskFile},
     timestamp,
 };
 use crate::{
@@ -30,8 +30,7 @@ use crate::{
 
 /// Arguments of `dapbox upload`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Each measurement is split, sealed and uploaded as a report of its own, as by a client of its \
-    own.\n\n\
+#[command(after_help = "Each measurement is split into shares, encrypted and uploaded as a separate report.\n\n\
     Examples:\n  \
     dapbox upload --task client.toml true      for a count\n  \
     dapbox upload --task client.toml 7         for a sum, or a histogram's bin\n  \
@@ -42,61 +41,60 @@ use crate::{
     dapbox upload --task client.toml --csv visits.csv --column visits \\\n      --skip-invalid --rejected rejected.csv\n  \
     dapbox upload --task client.toml --csv visits.csv --column visits --resume\n  \
     dapbox upload --task client.toml --ca-file our-ca.pem true\n\n\
-    All rows of a CSV file are checked before the first upload, and nothing is sent if one is bad. An upload that was \
-    interrupted is recorded beside the file, and --resume continues it; a row whose outcome was unknown is sent \
-    again as it was, and counted once. The exit code is 1 if any measurement was not accepted.")]
+    All rows of a CSV file are validated before the first upload; nothing is sent if one is invalid. Progress is recorded \
+    beside the file, and --resume continues an interrupted upload: rows with unknown outcome are sent again unchanged and \
+    counted once. Exit code 1 if any measurement was not accepted.")]
 pub struct Args {
     /// The task's client.toml.
     #[arg(long, value_name = "FILE")]
     task: PathBuf,
-    /// One measurement: true or false, a number, or numbers with commas.
+    /// One measurement: true or false, a number, or comma-separated numbers.
     #[arg(required_unless_present = "csv", conflicts_with = "csv", allow_hyphen_values = true)]
     measurement: Option<String>,
     #[command(flatten)]
     csv: CsvArgs,
-    /// When it was measured, instead of now.
+    /// Time of the measurement (UTC). Default: now.
     #[arg(long, value_parser = timestamp::parse)]
     time: Option<Time>,
-    /// How many uploads are in progress at once.
+    /// Number of concurrent uploads.
     #[arg(long, value_name = "N", default_value_t = 32)]
     concurrency: usize,
     #[command(flatten)]
     peer: PeerArgs,
-    /// What to print.
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    output: Format,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// A file of measurements.
 #[derive(Debug, clap::Args)]
 struct CsvArgs {
-    /// A CSV file with a header and one measurement in each row; '-' is standard input, of at most 256 MiB.
+    /// CSV file with a header and one measurement per row; '-' for standard input (at most 256 MiB).
     #[arg(long = "csv", value_name = "FILE", requires = "column", help_heading = HEADING)]
     csv: Option<PathBuf>,
-    /// The column with the measurement: its name, or '#' and its number. Several for a vector, with commas or in
-    /// options of their own.
+    /// Column of the measurement: its name, or '#' and its number. For a vector, several: separated by commas, or as
+    /// repeated options.
     #[arg(long, value_name = "NAME", requires = "csv", help_heading = HEADING)]
     column: Vec<String>,
-    /// What is between the cells: one character, or comma, semicolon, tab, pipe. Detected if this is left out.
+    /// Delimiter of cells: one character, or comma, semicolon, tab, pipe. Default: detected.
     #[arg(long, value_name = "CHARACTER", requires = "csv", value_parser = delimiter, help_heading = HEADING)]
     delimiter: Option<u8>,
-    /// Only the first N rows.
+    /// Upload only the first N rows.
     #[arg(long, value_name = "N", requires = "csv", help_heading = HEADING)]
     rows: Option<usize>,
-    /// Upload the other rows if some are bad.
+    /// Skip invalid rows and upload the others.
     #[arg(long, requires = "csv", help_heading = HEADING)]
     skip_invalid: bool,
-    /// Write the line and the reason of each row that was bad or rejected to a new CSV file.
+    /// Write the line number and reason of invalid and rejected rows to a new CSV file.
     #[arg(long, value_name = "FILE", requires = "csv", help_heading = HEADING)]
     rejected: Option<PathBuf>,
-    /// Continue an upload of the same file that was interrupted.
+    /// Continue an interrupted upload of the same file.
     #[arg(long, requires = "csv", help_heading = HEADING)]
     resume: bool,
 }
 
 const HEADING: &str = "Many measurements";
 
-/// For clap: a delimiter.
+/// Parses a delimiter for clap.
 fn delimiter(text: &str) -> Result<u8, String> {
     match (text, text.as_bytes()) {
         ("comma", _) => Ok(b','),
@@ -119,15 +117,15 @@ struct Output<'a> {
     seconds: f64,
 }
 
-/// What became of measurements, and of those that were not uploaded.
+/// The outcome of an upload.
 #[derive(Debug, Default)]
-struct Report {
+struct UploadReport {
     summary: UploadSummary,
-    /// How many there are.
+    /// Number of measurements.
     total: u64,
-    /// How many of them are bad and were left out.
+    /// Number of invalid ones, which were skipped.
     invalid: u64,
-    /// How many were settled by an upload that was interrupted.
+    /// Number of those settled by an earlier, interrupted upload.
     settled: u64,
     took: Span,
 }
@@ -137,10 +135,10 @@ pub async fn run(args: Args) -> Outcome {
     let file = TaskFile::read(&args.task)?;
     refuse_secrets(&file, &args.task)?;
     let task = file.parameters();
-    if args.output == Format::Text
+    if args.output.format == Format::Text
         && let Some(time) = args.time
     {
-        note_early(time, clock::now(), &task);
+        note_early_time(time, clock::now(), &task);
     }
     let client = file.client(args.peer.peer()?)?;
     if let Some(path) = &args.csv.csv {
@@ -148,14 +146,14 @@ pub async fn run(args: Args) -> Outcome {
     }
     let measurement = match &args.measurement {
         Some(text) => measure::parse(text, &task.vdaf).map_err(Failure::usage)?,
-        None => return Err(Failure::usage("there is neither a measurement nor --csv")),
+        None => return Err(Failure::usage("a measurement or --csv is required")),
     };
     let start = Instant::now();
     let summary = upload(&client, vec![measurement], args.time, args.concurrency).await;
-    report(&Report { summary, total: 1, took: start.elapsed(), ..Report::default() }, args.output)
+    report(&UploadReport { summary, total: 1, took: start.elapsed(), ..UploadReport::default() }, args.output.format)
 }
 
-/// A client has no secrets, and a machine that measures must not have those of another party.
+/// Refuses files with secrets: a client has none, and must not have those of another party.
 fn refuse_secrets(file: &TaskFile, path: &Path) -> Outcome {
     let role = file.role();
     if role == Role::Client {
@@ -163,24 +161,24 @@ fn refuse_secrets(file: &TaskFile, path: &Path) -> Outcome {
     }
     let whose = show::role(role);
     Err(Failure::usage(format!(
-        "{} holds the secrets of the {whose}, and an upload needs none: use client.toml, which 'dapbox task new' wrote \
-         beside it. Where clients run, delete this file; if others could read it there, replace what is in it",
+        "{} contains the secrets of the {whose}, which a client must not have (hint: use client.toml from 'dapbox task \
+         new'; delete this file where clients run, and rotate its secrets if others could read it)",
         path.display()
     )))
 }
 
-/// The default collection goes back for a limited time.
-fn note_early(time: Time, now: Time, task: &TaskParameters) {
+/// Prints a note if the default collection starts after `time`.
+fn note_early_time(time: Time, now: Time, task: &TaskParameters) {
     let unit = task.time_precision;
-    if time < now.saturating_sub(Duration(unit.0.saturating_mul(UNITS_BEFORE))) {
+    if time < now.saturating_sub(Duration(unit.0.saturating_mul(MAX_UNITS_BEFORE))) {
         let since = timestamp::show(time.truncate(unit));
         style::note(format!(
-            "if the task was made later, the collector finds this with 'collect --since {since}' only"
+            "if the task was created later, the collector needs 'collect --since {since}' for this report"
         ));
     }
 }
 
-/// Uploads with a progress bar, if there is more than one.
+/// Uploads measurements, with a progress bar for more than one.
 pub async fn upload(
     client: &Client,
     measurements: Vec<Measurement>,
@@ -196,12 +194,12 @@ pub async fn upload(
     summary
 }
 
-fn report(report: &Report, format: Format) -> Outcome {
-    let Report { summary, total, invalid, settled, took } = report;
+fn report(report: &UploadReport, format: Format) -> Outcome {
+    let UploadReport { summary, total, invalid, settled, took } = report;
     let tried = summary.accepted + summary.rejected_total();
     let single = *total == 1 && summary.accepted == 0;
     match format {
-        // The error says it all.
+        // The error is sufficient.
         Format::Text if single => {}
         Format::Json => {
             let output = Output {
@@ -213,24 +211,24 @@ fn report(report: &Report, format: Format) -> Outcome {
                 error: summary.failure.as_ref().map(ToString::to_string),
                 seconds: took.as_secs_f64(),
             };
-            say(serde_json::to_string(&output)?)?;
+            print(serde_json::to_string(&output)?)?;
         }
         Format::Text => {
             let style = Style::stdout();
             let speed = format!("in {}, {}", style::elapsed(*took), style::rate(summary.accepted, *took));
             let accepted = style::counted(summary.accepted, "report");
-            say(format!("{} accepted {}", style.bold(&accepted), style.dim(&speed)))?;
+            print(format!("{} accepted {}", style.bold(&accepted), style.dim(&speed)))?;
             for (reason, count) in &summary.rejected {
-                say(format!("{} rejected: {reason}", style.bad(&style::counted(*count, "report"))))?;
+                print(format!("{} rejected: {reason}", style.bad(&style::counted(*count, "report"))))?;
             }
             if let Some(last) = &summary.last_rejection {
-                say(style.dim(&format!("the last because of {last}")))?;
+                print(style.dim(&format!("last rejection: {last}")))?;
             }
             if *settled > 0 {
-                say(style.dim(&format!("{} settled before the interruption", style::counted(*settled, "row"))))?;
+                print(style.dim(&format!("{} uploaded before the interruption", style::counted(*settled, "row"))))?;
             }
             if *invalid > 0 {
-                say(format!("{} left out", style.bad(&style::counted(*invalid, "bad row"))))?;
+                print(format!("{} skipped", style.bad(&style::counted(*invalid, "invalid row"))))?;
             }
         }
     }
@@ -238,7 +236,7 @@ fn report(report: &Report, format: Format) -> Outcome {
         Some(error) if *total > 1 => Err(Failure::new(format!("{error} ({tried} of {total} tried)"))),
         Some(error) => Err(Failure::new(error)),
         None if single => Err(Failure::new(summary.last_rejection.as_deref().unwrap_or("rejected"))),
-        None if summary.rejected_total() + invalid > 0 => Err(Failure::new("not all measurements were accepted")),
+        None if summary.rejected_total() + invalid > 0 => Err(Failure::new("some measurements were not accepted")),
         None => Ok(()),
     }
 }
@@ -248,7 +246,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_delimiter_is_a_character_or_a_name() {
+    fn parses_delimiter() {
         for (text, byte) in [(";", b';'), ("tab", b'\t'), ("\t", b'\t'), ("\\t", b'\t'), ("pipe", b'|')] {
             assert_eq!(delimiter(text), Ok(byte), "{text}");
         }

@@ -1,23 +1,22 @@
-//! `dapbox version` and `--version`: which program this is, and what it can do.
+//! `dapbox version` and `--version`: the version and the supported protocols.
 
 use serde::Serialize;
 
-use super::{Outcome, args::Format, style::say};
+use super::{Outcome, args::OutputArgs};
 use crate::{hpke::Suite, model::Revision, support::version, wire};
 
 /// Arguments of `dapbox version`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "The same as --version, and -V for one line.\n\n\
+#[command(after_help = "Same as --version. -V prints one line.\n\n\
     Examples:\n  \
     dapbox version\n  \
     dapbox version -o json")]
 pub struct Args {
-    /// What to print.
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    output: Format,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
-/// What there is to say.
+/// The JSON output.
 #[derive(Serialize)]
 struct Version {
     release: &'static str,
@@ -31,14 +30,14 @@ struct Version {
     is_static: bool,
 }
 
-/// A revision of the protocol and its VDAFs.
+/// A protocol revision with its VDAF revision.
 #[derive(Serialize)]
 struct Protocol {
     dap: &'static str,
     vdaf: &'static str,
 }
 
-/// The algorithms of HPKE that we have.
+/// The supported HPKE algorithms.
 #[derive(Default, Serialize)]
 struct Hpke {
     kems: Vec<String>,
@@ -82,7 +81,7 @@ impl Hpke {
     }
 }
 
-/// All of it for people, without the program's name, which clap puts before it.
+/// The long version as text, without the program's name, which clap adds.
 pub fn long() -> String {
     let version = Version::of_this();
     let protocols: Vec<_> = version.protocols.iter().map(|each| format!("{} ({})", each.dap, each.vdaf)).collect();
@@ -99,8 +98,5 @@ pub fn long() -> String {
 
 /// Runs `dapbox version`.
 pub fn run(args: &Args) -> Outcome {
-    Ok(say(match args.output {
-        Format::Json => serde_json::to_string_pretty(&Version::of_this())?,
-        Format::Text => format!("dapbox {}", long()),
-    })?)
+    args.output.print(&Version::of_this(), || format!("dapbox {}", long()))
 }

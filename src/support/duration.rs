@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::{Span, SpanRelativeTo};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A duration in a configuration option, with millisecond precision. Derefs to [`std::time::Duration`].
@@ -32,24 +33,16 @@ impl std::ops::Deref for Seconds {
 const UNITS: [(&str, u64); 6] =
     [("w", 604_800_000), ("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
-/// Parses a duration such as `1h`, `1h30m`, `300s`, `500ms` or `300` (seconds).
+/// Parses a duration such as `1h`, `1h30m`, `1.5h`, `300s`, `500ms` or `300` (seconds). Days have 24 hours.
 pub fn parse(text: &str) -> Result<Duration, String> {
     let wrong = || format!("invalid duration '{text}' (examples: 300s, 5m, 1h, 1d)");
     if let Ok(seconds) = text.parse::<u64>() {
         return seconds.checked_mul(1000).map(Duration::from_millis).ok_or_else(wrong);
     }
-    let mut rest = text;
-    let mut millis = 0_u64;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
-        let number: u64 = rest[..digits].parse().map_err(|_| wrong())?;
-        rest = &rest[digits..];
-        let name = &rest[..rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len())];
-        let unit = UNITS.iter().find(|(unit, _)| *unit == name).ok_or_else(wrong)?.1;
-        millis = number.checked_mul(unit).and_then(|more| millis.checked_add(more)).ok_or_else(wrong)?;
-        rest = &rest[name.len()..];
-    }
-    if text.is_empty() { Err(wrong()) } else { Ok(Duration::from_millis(millis)) }
+    let span: Span = text.parse().map_err(|_| wrong())?;
+    let duration = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
+    let duration = Duration::try_from(duration).map_err(|_| wrong())?;
+    if duration.subsec_nanos().is_multiple_of(1_000_000) { Ok(duration) } else { Err(wrong()) }
 }
 
 /// Formats a duration in the largest unit that divides it.
@@ -102,12 +95,18 @@ mod tests {
 
     #[test]
     fn parses_durations() {
-        for (text, millis) in
-            [("300", 300_000), ("500ms", 500), ("1h", 3_600_000), ("1h30m", 5_400_000), ("2d", 172_800_000)]
-        {
+        for (text, millis) in [
+            ("300", 300_000),
+            ("500ms", 500),
+            ("1h", 3_600_000),
+            ("1h30m", 5_400_000),
+            ("2d", 172_800_000),
+            ("1.5h", 5_400_000),
+            ("1 h", 3_600_000),
+        ] {
             assert_eq!(parse(text), Ok(Duration::from_millis(millis)), "{text}");
         }
-        for text in ["", "h", "1 h", "1x", "-1s", "1.5h", "99999999999999999999s", "18446744073709551615w"] {
+        for text in ["", "h", "1x", "-1s", "1us", "1mo", "99999999999999999999s", "18446744073709551615w"] {
             assert!(parse(text).is_err(), "{text}");
         }
     }

@@ -66,7 +66,7 @@ async fn backs_up_and_restores_from_command_line() {
     let piped = run(dapbox(&["backup", "--data-dir", text(&data)]), Vec::new()).await;
     assert_code(&piped, 0);
     assert_eq!(store::verify(&piped.stdout[..], |_| ()).unwrap().tasks.len(), 1);
-    let to_file = ["backup", "--output", text(&file), "--data-dir", text(&data)];
+    let to_file = ["backup", "--out", text(&file), "--data-dir", text(&data)];
     assert_code(&run(dapbox(&to_file), Vec::new()).await, 0);
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     let there = assert_code(&run(dapbox(&to_file), Vec::new()).await, 1);

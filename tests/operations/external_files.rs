@@ -227,7 +227,7 @@ fn imports_task_list_atomically() {
     // A removed task blocks the whole list.
     let id = imported["tasks"][1]["task"].as_str().unwrap();
     let pasted: TaskId = id.parse().unwrap();
-    let in_hex: String = pasted.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    let in_hex = data_encoding::HEXLOWER.encode(pasted.as_bytes());
     let now = clock::now().0.to_string();
     // A closed past survives, although the task was never used.
     stdout(&[&["task", "close", "--yes", &in_hex, "--before", &now], &data[..]].concat());

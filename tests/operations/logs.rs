@@ -121,7 +121,7 @@ impl Process {
 
 /// The encodings in which a secret could be logged.
 fn forms(secret: &[u8]) -> Vec<String> {
-    let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = data_encoding::HEXLOWER.encode(secret);
     let list = secret[..12].iter().map(u8::to_string).collect::<Vec<_>>().join(", ");
     let text = std::str::from_utf8(secret).map(|text| text.trim().to_owned());
     let mut forms = vec![STANDARD.encode(secret), URL_SAFE_NO_PAD.encode(secret), hex.to_uppercase(), hex, list];

@@ -152,7 +152,7 @@ const STEPS: &str = "057374657073001e68747470733a2f2f6c65616465722e6578616d706c6
 04";
 
 fn bytes(hex: &str) -> Bytes {
-    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+    data_encoding::HEXLOWER.decode(hex.as_bytes()).unwrap().into()
 }
 
 #[test]

@@ -1,19 +1,20 @@
-//! Collections that are outstanding: which there are, which one a command is about, and giving one up.
+//! Outstanding collections: lists, selects and cancels them.
 
 use serde_json::{Value, json};
 
 use crate::{
     cli::{
         Failure, Outcome, show,
-        style::{self, Style, say},
-        task::confirmed,
+        style::{self, Style, print},
+        table::{Cell, Table},
+        task::confirm,
         timestamp,
     },
     collector::{CollectionJob, CollectionJournal, CollectionRecord, Collector},
     model::{CollectionJobId, FixedSizeQuery, Interval, Query},
 };
 
-/// A job's query in words.
+/// Describes a job's query.
 pub fn describe(query: &Query) -> String {
     match query {
         Query::TimeInterval(interval) => show::interval(*interval),
@@ -24,14 +25,14 @@ pub fn describe(query: &Query) -> String {
 
 fn state(job: &CollectionJob) -> &'static str {
     match (job.is_delivered, &job.result, &job.location) {
-        (true, ..) => "delivered, not released by the leader",
+        (true, ..) => "delivered, not released at the leader",
         (_, Some(_), _) => "received, not delivered",
         (_, _, Some(_)) => "accepted by the leader",
-        (_, _, None) => "not known to be accepted",
+        (_, _, None) => "sent, not confirmed",
     }
 }
 
-/// Prints what is outstanding and what was collected.
+/// Prints outstanding collections and collected intervals.
 pub fn list(record: &CollectionRecord, as_json: bool) -> Outcome {
     let interval = |interval: &Interval| json!({ "start": interval.start().0, "duration": interval.duration().0 });
     if as_json {
@@ -46,26 +47,29 @@ pub fn list(record: &CollectionRecord, as_json: bool) -> Outcome {
             "collected": record.collected.iter().map(interval).collect::<Vec<Value>>(),
             "next": record.collected_until(),
         });
-        return Ok(say(list)?);
+        return Ok(print(list)?);
     }
     let style = Style::stdout();
     if record.jobs.is_empty() {
-        say("No collection is outstanding.")?;
-    }
-    for job in &record.jobs {
-        let facts = format!("begun {}, {}", timestamp::show(job.begun), state(job));
-        say(format!("{}  {}  {}", job.id, style.bold(&describe(&job.query)), style.dim(&facts)))?;
+        print("No outstanding collections.")?;
+    } else {
+        let mut table = Table::new(style, ["id", "query", "started", "state"]);
+        for job in &record.jobs {
+            let (query, started) = (Cell::bold(describe(&job.query)), timestamp::show(job.begun));
+            table.row([job.id.into(), query, started.into(), Cell::dim(state(job))]);
+        }
+        print(table)?;
     }
     if !record.collected.is_empty() {
-        say("\nCollected:")?;
+        print("\nCollected:")?;
     }
     for collected in &record.collected {
-        say(format!("  {}", show::interval(*collected)))?;
+        print(format!("  {}", show::interval(*collected)))?;
     }
     Ok(())
 }
 
-/// The job that a command is about: the one that is named, or the only one.
+/// Selects an outstanding job: the named one, or the only one.
 pub fn choose(record: &CollectionRecord, named: Option<CollectionJobId>) -> Result<CollectionJob, Failure> {
     let pending: Vec<&CollectionJob> = record.jobs.iter().filter(|job| !job.is_delivered).collect();
     match (named, &pending[..]) {
@@ -73,37 +77,42 @@ pub fn choose(record: &CollectionRecord, named: Option<CollectionJobId>) -> Resu
             .iter()
             .find(|job| job.id == id)
             .map(|job| (*job).clone())
-            .ok_or_else(|| Failure::new(format!("no collection with the id {id} is outstanding: see --list"))),
+            .ok_or_else(|| Failure::new(format!("no outstanding collection {id} (hint: --list shows all)"))),
         (None, [job]) => Ok((*job).clone()),
-        (None, []) => Err(Failure::new("no collection is outstanding")),
+        (None, []) => Err(Failure::new("no outstanding collection")),
         (None, jobs) => {
             let ids: Vec<_> = jobs.iter().map(|job| format!("\n  {}  {}", job.id, describe(&job.query))).collect();
-            Err(Failure::usage(format!("several collections are outstanding; name one:{}", ids.concat())))
+            Err(Failure::usage(format!(
+                "several outstanding collections (hint: select one by its id):{}",
+                ids.concat()
+            )))
         }
     }
 }
 
-/// Gives a collection up.
+/// Cancels a collection.
 pub async fn cancel(collector: &Collector, journal: &mut CollectionJournal, job: &CollectionJob, yes: bool) -> Outcome {
     let what = describe(&job.query);
     if !yes {
-        say(format!(
-            "Collection {} of {what}. If the leader has closed the batch for it, the result\nis lost.",
+        print(format!(
+            "Collection {} of {what}. If the leader has already closed its batch, the result\nis lost.",
             job.id
         ))?;
-        if !confirmed("cancel it")? {
-            return Err(Failure::new("nothing was cancelled"));
+        if !confirm("cancel it")? {
+            return Err(Failure::new("aborted: nothing was cancelled"));
         }
     }
     collector.cancel(journal, &job.id).await?;
-    Ok(say(format!("Collection {} of {what} is cancelled.", job.id))?)
+    Ok(print(format!("Collection {} of {what} cancelled.", job.id))?)
 }
 
-/// Says on standard error what else is outstanding.
+/// Warns about other outstanding collections.
 pub fn note_others(record: &CollectionRecord, besides: &CollectionJobId) {
     let others = record.jobs.iter().filter(|job| job.id != *besides && !job.is_delivered).count() as u64;
     if others > 0 {
         let others = style::counted(others, "other collection");
-        style::warn(format!("{others} outstanding: --list shows them, --resume and --cancel end them"));
+        style::warn(format!(
+            "{others} outstanding (hint: --list shows them, --resume continues and --cancel cancels one)"
+        ));
     }
 }

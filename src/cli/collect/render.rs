@@ -1,4 +1,4 @@
-//! How a collected aggregate is printed.
+//! Output of a collected aggregate.
 
 use serde_json::json;
 
@@ -11,7 +11,7 @@ use crate::{
     vdaf::{AggregateResult, noise::Noise},
 };
 
-/// The result of a collection as it is printed.
+/// Renders the result of a collection.
 pub fn render(
     id: &CollectionJobId,
     collected: &CollectedAggregate,
@@ -19,7 +19,7 @@ pub fn render(
     task: &TaskParameters,
     output: Output,
 ) -> Result<String, Failure> {
-    // The result's interval ends with the last report. What was asked for may end later, and all of it is closed now.
+    // The interval of the result ends with its last report. The interval of the query may end later, and is closed.
     let asked = match query {
         Query::TimeInterval(interval) => Some(interval),
         Query::FixedSize(_) => None,
@@ -27,7 +27,7 @@ pub fn render(
     match output {
         Output::Text => {
             let style = Style::stdout();
-            let next = asked.map(|asked| format!("\nThe next collection begins at {}", timestamp::show(asked.end())));
+            let next = asked.map(|asked| format!("\nThe next collection starts at {}", timestamp::show(asked.end())));
             let next = next.map(|next| style.dim(&next)).unwrap_or_default();
             let noise = task.noise.map(|epsilon| format!("\nNoise: {}\n", format::noise(&task.vdaf, epsilon)));
             let noise = noise.map(|noise| style.dim(&noise)).unwrap_or_default();
@@ -60,7 +60,7 @@ pub fn render(
     }
 }
 
-/// What the task's noise means, for machines; null without noise.
+/// The parameters of the task's noise as JSON; null without noise.
 fn noise_facts(task: &TaskParameters) -> Result<serde_json::Value, Failure> {
     let Some(epsilon) = task.noise else { return Ok(serde_json::Value::Null) };
     let noise = Noise::new(&task.vdaf, epsilon)?;
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn noise_is_said_with_what_it_means() {
+    fn renders_noise_parameters() {
         let collected = CollectedAggregate {
             report_count: 3,
             interval: Interval::new(Time(3600), HOUR).unwrap(),
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn machines_get_numbers() {
+    fn renders_json_and_csv() {
         let collected = CollectedAggregate {
             report_count: 3,
             interval: Interval::new(Time(3600), HOUR).unwrap(),
@@ -139,6 +139,6 @@ mod tests {
         assert!(value["noise"].is_null());
         assert_eq!(value["interval"]["start"], 3600);
         assert_eq!(value["asked"]["duration"], 10_800);
-        assert!(render(Output::Text).ends_with("begins at 1970-01-01T03:00:00Z"));
+        assert!(render(Output::Text).ends_with("starts at 1970-01-01T03:00:00Z"));
     }
 }

@@ -1,12 +1,12 @@
-//! Which task is collected, and with whose secrets: from our own files, or from what others hand out.
+//! The task and secrets of a collection: from task files, or from a credential of Divvi Up.
 
 use std::path::{Path, PathBuf};
 
 use super::super::{
     Failure,
-    args::{QueryKind, VdafArgs, precision},
+    args::{QueryKind, VdafArgs, parse_precision},
     credential::Credential,
-    pasted,
+    input,
     taskfile::{Configuration, Parameters, TaskFile},
 };
 use crate::{
@@ -18,61 +18,61 @@ use crate::{
     support::clock,
 };
 
-/// Where the task comes from.
+/// Selects the task.
 #[derive(Clone, Debug, clap::Args)]
 #[group(id = "source", skip)]
 pub struct SourceArgs {
-    /// The task's collector.toml; with --credential any file of the task, such as client.toml.
+    /// The task's collector.toml; with --credential, any file of the task, such as client.toml.
     #[arg(long, value_name = "FILE", required_unless_present = "credential")]
     task: Option<PathBuf>,
-    /// A collector's credential file of Divvi Up's tool: token and key are taken from there.
+    /// Collector credential file of Divvi Up, with token and private key.
     #[arg(long, value_name = "FILE")]
     credential: Option<PathBuf>,
     #[command(flatten)]
-    stated: StatedArgs,
+    stated: TaskParameterArgs,
 }
 
-/// What is to be known of a task of which there is no file. Such a task is one of DAP-09.
+/// The parameters of a DAP-09 task without a file.
 #[derive(Clone, Debug, clap::Args)]
-struct StatedArgs {
-    /// The leader's DAP URL, as it is.
+struct TaskParameterArgs {
+    /// Leader's DAP URL, including the path.
     #[arg(long, value_name = "URL", help_heading = HEADING, conflicts_with = "task", requires = "credential")]
     leader: Option<BaseUrl>,
-    /// The task's id.
+    /// Task id.
     #[arg(long, value_name = "ID", help_heading = HEADING, conflicts_with = "task", requires = "credential",
-        allow_hyphen_values = true, value_parser = pasted::task_id)]
+        allow_hyphen_values = true, value_parser = input::parse_task_id)]
     task_id: Option<TaskId>,
-    /// Times are multiples of this.
+    /// Time precision of the task, such as 1h.
     #[arg(long, value_name = "DURATION", help_heading = HEADING, conflicts_with = "task", requires = "credential",
-        value_parser = precision)]
+        value_parser = parse_precision)]
     time_precision: Option<Duration>,
-    /// Who decides what a batch is; time-interval by default.
+    /// Batch mode. Default: time-interval.
     #[arg(long, value_enum, value_name = "KIND", help_heading = HEADING, conflicts_with = "task",
         requires = "credential")]
     query: Option<QueryKind>,
-    /// The epsilon of the noise that the aggregators add, if they do, such as 0.5.
+    /// Epsilon of the noise that the aggregators add, such as 0.5. Default: no noise.
     #[arg(long, value_name = "NUMBER", help_heading = HEADING, conflicts_with = "task", requires = "credential")]
     epsilon: Option<Epsilon>,
     #[command(flatten)]
     vdaf: VdafArgs,
 }
 
-/// Makes the name of a record of the name of the file that it is beside.
+/// The extension of the journal's file name.
 const JOBS_EXTENSION: &str = "jobs.json";
 
 const HEADING: &str = "A task without a file, with --credential";
 
-/// A task, with the key that opens its aggregates.
+/// A task with the key that decrypts its aggregates.
 pub struct Source {
     /// The task.
     pub task: CollectorTask,
     /// The key.
     keypair: Keypair,
-    /// What the task was configured with, if it is one that is set up in-band.
+    /// The encoded configuration of an in-band task.
     configuration: Option<Configuration>,
-    /// Where a collection begins that does not say otherwise, if that is known.
+    /// Default start of the first collection, if known.
     pub began: Option<Time>,
-    /// Where collections are recorded: beside the file with the key.
+    /// File of the journal, beside the file with the key.
     pub jobs_file: PathBuf,
 }
 
@@ -84,12 +84,15 @@ impl SourceArgs {
             None => None,
         };
         let Some(path) = self.task else {
-            let (credential, beside) = credential.ok_or_else(|| Failure::usage("give --task, or --credential"))?;
+            let (credential, beside) =
+                credential.ok_or_else(|| Failure::usage("--task or --credential is required"))?;
             let public = self.stated.parameters()?;
             return Ok(Source::with(credential, public, &beside));
         };
         if self.stated.vdaf.is_given() {
-            return Err(Failure::usage("what is measured stands in the file of --task"));
+            return Err(Failure::usage(
+                "the file of --task already contains the VDAF (hint: omit --vdaf and its parameters)",
+            ));
         }
         let file = TaskFile::read(&path)?;
         let began = file.collector.as_ref().and_then(|collector| collector.since);
@@ -108,13 +111,13 @@ impl SourceArgs {
 
 impl Source {
     fn with(Credential { token, keypair }: Credential, public: TaskParameters, beside: &Path) -> Self {
-        // A credential is good for many tasks, and each has its own record.
+        // A credential may be used for many tasks: each has its own journal.
         let jobs_file = beside.with_extension(format!("{}.{JOBS_EXTENSION}", public.id));
         let task = CollectorTask { public, token, previous_token: None };
         Self { task, keypair, configuration: None, began: None, jobs_file }
     }
 
-    /// The collector of the task.
+    /// Creates the collector of the task.
     pub fn collector(self, peer: Peer) -> Result<Collector, CollectError> {
         let collector = Collector::new(self.task, self.keypair, peer, RetryPolicy::default())?;
         Ok(match &self.configuration {
@@ -124,13 +127,13 @@ impl Source {
     }
 }
 
-impl StatedArgs {
-    /// What is known of the task. Of the rest a collector needs nothing.
+impl TaskParameterArgs {
+    /// Returns the parameters that a collector needs; the others are placeholders.
     fn parameters(self) -> Result<TaskParameters, Failure> {
         if self.vdaf.vdaf.is_none() {
-            return Err(Failure::usage("say what is measured: --vdaf, with its parameters"));
+            return Err(Failure::usage("--vdaf with its parameters is required without --task"));
         }
-        let missing = |what: &str| Failure::usage(format!("without --task, {what} must be given"));
+        let missing = |what: &str| Failure::usage(format!("{what} is required without --task"));
         let batch_mode = match self.query {
             Some(QueryKind::FixedSize) => BatchMode::fixed_size(None),
             Some(QueryKind::TimeInterval) | None => BatchMode::TimeInterval,
@@ -152,7 +155,7 @@ impl StatedArgs {
     }
 }
 
-/// Where what the aggregators keep begins at the latest, and still does when they are asked.
+/// The start of the first time unit that the aggregators certainly still keep.
 fn kept_since(task: &Parameters) -> Time {
     let unit = Duration(task.time_precision.as_secs());
     let kept = |age: Seconds| clock::now().saturating_sub(Duration(age.as_secs())).truncate(unit).saturating_add(unit);

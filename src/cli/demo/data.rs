@@ -1,37 +1,37 @@
-//! The data of the demo.
+//! The dataset of the demo.
 
 use super::Failure;
 
-/// The columns, in the order that a [`Row`] has them.
+/// The columns, in the order of a [`Row`].
 pub const COLUMNS: [&str; 6] =
     ["visits", "chronic_diseases", "physical_limitation", "health_good", "health_fair", "health_poor"];
 
-/// The RAND Health Insurance Experiment, in the binary so that the demo needs no file.
+/// The RAND Health Insurance Experiment, built in so that the demo needs no file.
 const BUILTIN: &str = include_str!("../../../fixtures/rand-health-insurance.csv");
 
 /// One person in one year, by [`COLUMNS`].
 pub type Row = [u64; COLUMNS.len()];
 
-/// All rows.
+/// The dataset.
 pub struct Dataset {
     /// The rows, in the order of the file.
     pub rows: Vec<Row>,
 }
 
 impl Dataset {
-    /// The data that comes with the binary.
+    /// Loads the built-in data.
     pub fn builtin() -> Result<Self, Failure> {
         Self::parse(BUILTIN)
     }
 
-    /// Reads CSV with a header that has all of [`COLUMNS`].
+    /// Parses CSV with a header that contains all of [`COLUMNS`].
     pub fn parse(text: &str) -> Result<Self, Failure> {
         let mut reader = csv::Reader::from_reader(text.as_bytes());
         let headers = reader.headers()?.clone();
         let mut positions = [0; COLUMNS.len()];
         for (position, column) in positions.iter_mut().zip(COLUMNS) {
             let found = headers.iter().position(|header| header.trim() == column);
-            *position = found.ok_or_else(|| Failure::new(format!("there is no column '{column}'")))?;
+            *position = found.ok_or_else(|| Failure::new(format!("missing column '{column}'")))?;
         }
         let mut rows = Vec::new();
         for record in reader.records() {
@@ -41,7 +41,7 @@ impl Dataset {
                 let text = record.get(position).unwrap_or_default().trim();
                 *cell = text.parse().map_err(|_| {
                     let line = record.position().map_or(0, csv::Position::line);
-                    Failure::new(format!("line {line}: {column} is '{text}', not a whole number from 0 on"))
+                    Failure::new(format!("line {line}: invalid {column} '{text}' (expected a non-negative integer)"))
                 })?;
             }
             rows.push(row);
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_data_is_complete_and_its_flags_are_flags() {
+    fn loads_builtin_data() {
         let data = Dataset::builtin().unwrap();
         assert_eq!(data.rows.len(), 20_190);
         assert_eq!(data.rows[0], [0, 14, 0, 1, 0, 0]);
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_are_found_by_name_and_errors_name_the_line() {
+    fn finds_columns_and_names_invalid_line() {
         let text = "health_poor,health_fair,health_good,physical_limitation,chronic_diseases,visits,x\n6,5,4,3,2,1,0\n";
         assert_eq!(Dataset::parse(text).unwrap().rows, [[1, 2, 3, 4, 5, 6]]);
         assert!(Dataset::parse(&text.replace("visits", "v")).is_err_and(|e| e.message().contains("'visits'")));

@@ -1,4 +1,4 @@
-//! `dapbox demo`: the whole protocol on this machine, step by step, with real data and a check at the end.
+//! `dapbox demo`: runs the whole protocol on this machine with real data and compares the result with the data.
 
 mod data;
 mod question;
@@ -10,10 +10,10 @@ use clap::ValueEnum;
 
 use super::{
     Failure, Outcome,
-    args::{Dap, Format, QueryKind},
-    local::{Directory, Pair},
-    signals::Signals,
-    style::{self, Style, say},
+    args::{Format, OutputArgs, QueryKind, RevisionArg},
+    local_pair::{Pair, WorkDir},
+    signals::StopSignals,
+    style::{self, Style, print},
 };
 use data::Dataset;
 use question::Question;
@@ -21,9 +21,8 @@ use question::Question;
 /// Arguments of `dapbox demo`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "The rows are those of the RAND Health Insurance Experiment, one for each person and year, 20,190 \
-    in all. Each row is split, sealed and uploaded as by a client of its own. The exit code is 0 only if \
-    the aggregate is exactly what the data says.\n\n\
+    after_help = "The data is the RAND Health Insurance Experiment: 20,190 rows, one per person and year. Each row is \
+    uploaded as the report of a separate client. Exit code 0 only if the aggregate is exactly the sum of the data.\n\n\
     Examples:\n  \
     dapbox demo\n  \
     dapbox demo --rows 1000 --vdaf sum\n  \
@@ -32,59 +31,58 @@ use question::Question;
     dapbox demo --vdaf sumvec --query fixed-size --keep my-demo"
 )]
 pub struct Args {
-    /// Only the first N rows.
+    /// Use only the first N rows.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     rows: Option<u64>,
-    /// What to ask the data.
+    /// Question to ask the data.
     #[arg(long, value_enum, value_name = "NAME", default_value_t = Kind::Histogram)]
     vdaf: Kind,
-    /// Who decides what a batch is: the collector by time, or the leader by size.
+    /// Batch mode.
     #[arg(long, value_enum, value_name = "KIND", default_value_t = QueryKind::TimeInterval)]
     query: QueryKind,
-    /// The protocol revision to speak.
-    #[arg(long, value_enum, value_name = "REVISION", default_value_t = Dap::default())]
-    dap: Dap,
-    /// Keep the aggregators' data and the task files here.
+    /// Protocol revision.
+    #[arg(long, value_enum, value_name = "REVISION", default_value_t = RevisionArg::default())]
+    dap: RevisionArg,
+    /// Directory in which to keep the aggregators' data and the task files. Default: a temporary one.
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
-    /// Another CSV file with the same columns.
+    /// CSV file with the same columns to use instead of the built-in data.
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
-    /// How many clients upload at once.
+    /// Number of concurrent uploads.
     #[arg(long, value_name = "N", default_value_t = 64)]
     concurrency: usize,
-    /// What to print.
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    output: Format,
-    /// Break one party, to see that the demo notices: the helper gets another verification key.
+    #[command(flatten)]
+    output: OutputArgs,
+    /// Give one party a wrong verification key, to test that the demo detects it.
     #[arg(long, value_enum, hide = true)]
-    sabotage: Option<Victim>,
+    sabotage: Option<BrokenParty>,
 }
 
-/// What to ask the data.
+/// A question to ask the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Kind {
-    /// How often somebody saw a doctor in a year: how many never, once, twice, ...
+    /// Distribution of the number of doctor visits per person.
     Histogram,
-    /// How many saw a doctor at all.
+    /// Number of persons who saw a doctor.
     Count,
-    /// How many visits there were.
+    /// Total number of visits.
     Sum,
-    /// The sums of all columns.
+    /// Sums of all columns.
     Sumvec,
-    /// How many have each of four health flags.
+    /// Number of persons with each of four health flags.
     Multihot,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Victim {
-    /// Its verification key is not the leader's.
+enum BrokenParty {
+    /// The helper.
     Helper,
 }
 
 /// Runs `dapbox demo`.
 pub async fn run(args: Args) -> Outcome {
-    let mut signals = Signals::new()?;
+    let mut signals = StopSignals::new()?;
     let mut dataset = match &args.data {
         Some(path) => {
             let text = crate::support::files::read_text(path).map_err(|e| Failure::new(e).context(path.display()))?;
@@ -94,16 +92,16 @@ pub async fn run(args: Args) -> Outcome {
     };
     dataset.rows.truncate(args.rows.and_then(|rows| rows.try_into().ok()).unwrap_or(usize::MAX));
     if dataset.rows.is_empty() {
-        return Err(Failure::new("there are no rows"));
+        return Err(Failure::new("the data has no rows"));
     }
     if let Some(dir) = &args.keep
         && dir.read_dir().is_ok_and(|mut entries| entries.next().is_some())
     {
-        return Err(Failure::usage(format!("{} is not empty; choose another --keep", dir.display())));
+        return Err(Failure::usage(format!("{} is not empty (hint: choose another --keep)", dir.display())));
     }
     let question = Question::new(args.vdaf, &dataset)?;
-    let directory = Directory::new(args.keep.as_deref())?;
-    if args.output == Format::Text {
+    let directory = WorkDir::new(args.keep.as_deref())?;
+    if args.output.format == Format::Text {
         introduce(&question, &dataset)?;
     }
     let pair = Pair::start(directory.path(), [0, 0], false).await?;
@@ -119,7 +117,7 @@ pub async fn run(args: Args) -> Outcome {
 fn introduce(question: &Question, dataset: &Dataset) -> std::io::Result<()> {
     let style = Style::stdout();
     let answers = style::counted(dataset.rows.len() as u64, "answer");
-    say(style.bold(&format!("{answers} to the question: {}", question.title)))?;
-    say(style.dim("Only the total comes out; each answer stays hidden from everybody."))?;
-    say("")
+    print(style.bold(&format!("{answers} to the question: {}", question.title)))?;
+    print(style.dim("Only the total is revealed; each answer stays private."))?;
+    print("")
 }

@@ -1,4 +1,4 @@
-//! What the demo asks the data: as a VDAF, and as a plain sum to compare with.
+//! The demo's questions: as a VDAF, and as a plain computation to compare with.
 
 use super::{
     super::style,
@@ -13,24 +13,24 @@ use crate::{
     },
 };
 
-/// The last bin of the histogram is for this many visits and more.
+/// Minimum number of visits of the last bin of the histogram.
 const LAST_BIN: u64 = 12;
-/// The flags among the columns.
+/// The columns that are flags.
 const FLAGS: std::ops::Range<usize> = 2..6;
 
-/// What the demo asks the data.
+/// A question.
 pub struct Question {
     kind: Kind,
-    /// The question in words.
+    /// The question as text.
     pub title: &'static str,
     /// The VDAF that answers it.
     pub vdaf: VdafConfig,
-    /// What the numbers of the result are called.
+    /// Labels of the numbers of the result.
     pub labels: Vec<String>,
 }
 
 impl Question {
-    /// The question of the given kind, with room for the data's largest values.
+    /// Creates a question whose VDAF fits the largest values of the data.
     pub fn new(kind: Kind, data: &Dataset) -> Result<Self, Failure> {
         let bits = |columns| (u64::BITS - data.largest(columns).leading_zeros()).max(1) as usize;
         let none = VdafParameters::default();
@@ -61,7 +61,7 @@ impl Question {
         Ok(Self { kind, title, vdaf, labels })
     }
 
-    /// What the client of a row measures.
+    /// The measurement of a row.
     pub fn measurement(&self, row: &Row) -> Measurement {
         match self.kind {
             Kind::Histogram => Measurement::Number(row[0].min(LAST_BIN).into()),
@@ -72,7 +72,7 @@ impl Question {
         }
     }
 
-    /// The answer in plain sight: computed from the rows themselves, with nothing of the protocol.
+    /// Computes the answer from the rows, without the protocol.
     pub fn answer(&self, rows: &[Row]) -> AggregateResult {
         let count = |matches: &dyn Fn(&Row) -> bool| rows.iter().filter(|row| matches(row)).count() as u128;
         let sum = |column: usize| rows.iter().map(|row| u128::from(row[column])).sum::<u128>();
@@ -88,7 +88,7 @@ impl Question {
         }
     }
 
-    /// A row in words.
+    /// Describes a row.
     pub fn describe(&self, row: &Row) -> String {
         match self.kind {
             Kind::Histogram | Kind::Sum => style::counted(row[0], "visit"),
@@ -105,7 +105,7 @@ mod tests {
     use crate::model::MaxMeasurement;
 
     #[test]
-    fn answers_are_right_for_rows_that_are_easy_to_add_up() {
+    fn computes_expected_answers() {
         let rows = vec![[0, 1, 0, 0, 0, 0], [11, 2, 1, 1, 0, 0], [12, 3, 0, 0, 1, 0], [77, 4, 1, 0, 0, 1]];
         let data = Dataset { rows };
         let ask = |kind| Question::new(kind, &data).unwrap();
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn every_number_of_an_answer_has_a_label() {
+    fn labels_every_number() {
         let data = Dataset::builtin().unwrap();
         for kind in [Kind::Histogram, Kind::Count, Kind::Sum, Kind::Sumvec, Kind::Multihot] {
             let question = Question::new(kind, &data).unwrap();

@@ -11,9 +11,9 @@ use super::{
     super::{
         Failure, Outcome,
         args::{Format, QueryKind},
-        local::{Directory, Node, Pair},
+        local_pair::{Node, Pair, WorkDir},
         show,
-        style::{self, Style, say},
+        style::{self, Style, print},
         task,
         taskfile::{Parameters, TaskFiles, VerifyKey},
         upload,
@@ -32,11 +32,11 @@ use crate::{
 };
 
 const PRECISION: Duration = Duration(3600);
-/// When nothing has happened for this long, nothing will.
-const PATIENCE: Span = Span::from_secs(30);
+/// Time without progress after which the demo fails.
+const IDLE_TIMEOUT: Span = Span::from_secs(30);
 
-/// Runs all steps. Fails unless the aggregate is exactly the one that the data has.
-pub async fn run(args: &Args, dataset: &Dataset, question: &Question, pair: &Pair, directory: &Directory) -> Outcome {
+/// Runs all steps. Fails unless the aggregate is exactly that of the data.
+pub async fn run(args: &Args, dataset: &Dataset, question: &Question, pair: &Pair, directory: &WorkDir) -> Outcome {
     let demo = Demo { args, dataset, question, pair, style: Style::stdout(), first: clock::now() };
     let start = Instant::now();
     let files = demo.set_up(directory).await?;
@@ -45,47 +45,47 @@ pub async fn run(args: &Args, dataset: &Dataset, question: &Question, pair: &Pai
     let aggregation = demo.aggregate(&files.client.task.id, uploading).await?;
     let (collected, collection) = demo.collect(&files).await?;
     let expected = question.answer(&dataset.rows);
-    let took = Took::of([upload, aggregation, collection, start.elapsed()]);
-    if args.output == Format::Json {
-        say(serde_json::to_string_pretty(&demo.facts(&files.client.task, &collected, &expected, took))?)?;
+    let took = Timings::of([upload, aggregation, collection, start.elapsed()]);
+    if args.output.format == Format::Json {
+        print(serde_json::to_string_pretty(&demo.summary(&files.client.task, &collected, &expected, took))?)?;
     }
     demo.compare(&collected, &expected)?;
-    demo.say(format!("\nAll of it took {}.", style::elapsed(start.elapsed())))?;
+    demo.print(format!("\nTotal time: {}.", style::elapsed(start.elapsed())))?;
     if !directory.is_temporary() {
-        demo.say(format!("The aggregators' data and the task files are in {}.", directory.path().display()))?;
+        demo.print(format!("The aggregators' data and the task files are in {}.", directory.path().display()))?;
     }
     Ok(())
 }
 
-/// What happened, for programs.
+/// The JSON output.
 #[derive(Serialize)]
-struct Facts<'a> {
+struct Summary<'a> {
     task: TaskId,
     revision: Revision,
     rows: usize,
     report_count: u64,
-    /// What the numbers are called.
+    /// Labels of the numbers.
     labels: &'a [String],
-    /// As the collector got it.
+    /// The collected result.
     result: &'a AggregateResult,
-    /// As the data has it.
+    /// The result computed from the data.
     expected: &'a AggregateResult,
-    /// Whether these are the same, and all rows were counted.
+    /// Whether both are equal and all rows were counted.
     exact: bool,
-    seconds: Took,
+    seconds: Timings,
 }
 
-/// How long it took, in seconds.
+/// Durations of the steps, in seconds.
 #[derive(Serialize)]
-struct Took {
+struct Timings {
     upload: f64,
-    /// After the last upload.
+    /// Time after the last upload.
     aggregation: f64,
     collection: f64,
     all: f64,
 }
 
-impl Took {
+impl Timings {
     fn of(spans: [Span; 4]) -> Self {
         let [upload, aggregation, collection, all] = spans.map(|span| span.as_secs_f64());
         Self { upload, aggregation, collection, all }
@@ -98,12 +98,12 @@ struct Demo<'a> {
     question: &'a Question,
     pair: &'a Pair,
     style: Style,
-    /// When it began: no report is older.
+    /// Start of the demo: no report is older.
     first: Time,
 }
 
 impl Demo<'_> {
-    async fn set_up(&self, directory: &Directory) -> Result<TaskFiles, Failure> {
+    async fn set_up(&self, directory: &WorkDir) -> Result<TaskFiles, Failure> {
         self.heading(1, "Set up", "two organisations agree on a task")?;
         let start = Instant::now();
         let files = TaskFiles::generate(self.parameters(), &VerifyKey::default())?;
@@ -114,9 +114,9 @@ impl Demo<'_> {
         self.line("helper", &task.helper_url)?;
         self.line("task", &task.id.to_string())?;
         self.line("protocol", &show::revision(task.revision))?;
-        self.line("measures", &show::vdaf(&task.vdaf))?;
+        self.line("computes", &show::vdaf(&task.vdaf))?;
         self.line("batches", &show::batches(task.batch, task.min_batch_size))?;
-        self.line("done", &format!("task files made, and added to both, in {}", style::elapsed(start.elapsed())))?;
+        self.line("done", &format!("task created and added to both in {}", style::elapsed(start.elapsed())))?;
         Ok(files)
     }
 
@@ -124,7 +124,7 @@ impl Demo<'_> {
         let rows = self.dataset.rows.len() as u64;
         let (batch, min_batch_size) = match self.args.query {
             QueryKind::TimeInterval => (BatchMode::TimeInterval, rows.min(100)),
-            // The leader fills batches up to the minimum: one for all, or there would be several results to add up.
+            // One batch for all reports: the leader fills batches up to the minimum.
             QueryKind::FixedSize => (BatchMode::fixed_size(None), rows),
         };
         let (revision, id) = (self.args.dap.revision(), TaskId::random());
@@ -147,12 +147,12 @@ impl Demo<'_> {
     }
 
     async fn upload(&self, files: &TaskFiles) -> Result<Span, Failure> {
-        self.heading(2, "Upload", "each client splits its answer in two and seals the halves")?;
+        self.heading(2, "Upload", "each client splits its answer into two encrypted shares")?;
         let peer = Peer::new(&PeerOptions::default())?;
         let client = Client::new(files.client.parameters(), peer, RetryPolicy::default())?;
         let mut measurements = self.dataset.rows.iter().map(|row| self.question.measurement(row));
         let start = Instant::now();
-        // The first one by hand, to show what the aggregators get to see of it.
+        // The first one separately, to show what the aggregators receive.
         if let Some((row, measurement)) = self.dataset.rows.first().zip(measurements.next()) {
             let report = client.prepare(measurement, clock::now()).await?;
             if let Some((_, error)) = client.send(std::slice::from_ref(&report)).await?.pop() {
@@ -182,11 +182,11 @@ impl Demo<'_> {
         self.line("1st answer", answer)?;
         self.line("leader sees", &sealed(&report.leader_share))?;
         self.line("helper sees", &sealed(&report.helper_share))?;
-        self.note("A half is random by itself, and sealed so that only its aggregator opens it.")
+        self.note("A share alone is random, and encrypted so that only its aggregator can read it.")
     }
 
     async fn aggregate(&self, id: &TaskId, uploading: Instant) -> Result<Span, Failure> {
-        self.heading(3, "Aggregate", "both check the proofs together, and each adds up its halves")?;
+        self.heading(3, "Aggregate", "both verify the proofs together, and each adds up its shares")?;
         let start = Instant::now();
         let total = self.dataset.rows.len() as u64;
         let status = wait_for_aggregation(&self.pair.leader, id, total).await?;
@@ -194,19 +194,19 @@ impl Demo<'_> {
             return Err(incomplete(&status, total));
         }
         self.line("verified", &format!("{}, none rejected", style::counted(status.aggregated, "report")))?;
-        self.note("This began with the first upload. Neither has seen an answer: each has a")?;
-        self.note("sum of halves, which says nothing without the other's.")?;
+        self.note("Aggregation started with the first upload. Neither aggregator has seen an answer:")?;
+        self.note("each has a sum of shares, which reveals nothing without the other's.")?;
         let (took, speed) = (start.elapsed(), style::rate(total, uploading.elapsed()));
         self.line("done", &format!("{} after the last upload; with the uploads, {speed}", style::elapsed(took)))?;
         Ok(took)
     }
 
     async fn collect(&self, files: &TaskFiles) -> Result<(CollectedAggregate, Span), Failure> {
-        self.heading(4, "Collect", "the collector gets both sums, sealed to it, and puts them together")?;
+        self.heading(4, "Collect", "the collector receives both encrypted sums and combines them")?;
         let (task, keypair) = files.collector.collector_task()?;
         let collector = Collector::new(task, keypair, Peer::new(&PeerOptions::default())?, RetryPolicy::default())?;
         let start = Instant::now();
-        let collected = collector.collect(self.query()?, Some(PATIENCE), |_| ()).await?;
+        let collected = collector.collect(self.query()?, Some(IDLE_TIMEOUT), |_| ()).await?;
         let took = start.elapsed();
         self.line("reports", &style::count(collected.report_count))?;
         self.line("from", &show::interval(collected.interval))?;
@@ -215,8 +215,8 @@ impl Demo<'_> {
                 self.line(label, &show::single(*number, collected.report_count, &self.question.vdaf, self.style))?;
             }
             (result, labels) => {
-                self.say(format!("\n{}", show::plot(labels, numbers(result), self.style)))?;
-                self.say(String::new())?;
+                self.print(format!("\n{}", show::plot(labels, numbers(result), self.style)))?;
+                self.print(String::new())?;
             }
         }
         self.line("done", &format!("in {}", style::elapsed(took)))?;
@@ -227,7 +227,7 @@ impl Demo<'_> {
         if self.args.query == QueryKind::FixedSize {
             return Ok(Query::FixedSize(FixedSizeQuery::CurrentBatch));
         }
-        // The hour may have turned since the first upload.
+        // The upload may have passed the end of an hour.
         let interval = Interval::aligned_hull(self.first, clock::now(), PRECISION);
         interval.map(Query::TimeInterval).ok_or_else(|| Failure::new("the clock is wrong"))
     }
@@ -236,14 +236,14 @@ impl Demo<'_> {
         collected.result == *expected && collected.report_count == self.dataset.rows.len() as u64
     }
 
-    fn facts<'a>(
+    fn summary<'a>(
         &'a self,
         task: &Parameters,
         collected: &'a CollectedAggregate,
         expected: &'a AggregateResult,
-        seconds: Took,
-    ) -> Facts<'a> {
-        Facts {
+        seconds: Timings,
+    ) -> Summary<'a> {
+        Summary {
             task: task.id,
             revision: task.revision,
             rows: self.dataset.rows.len(),
@@ -257,7 +257,7 @@ impl Demo<'_> {
     }
 
     fn compare(&self, collected: &CollectedAggregate, expected: &AggregateResult) -> Outcome {
-        self.heading(5, "Compare", "with the plain sum, which takes all answers in one place")?;
+        self.heading(5, "Compare", "with the sum computed from the plain data")?;
         let (mine, theirs) = (numbers(expected), numbers(&collected.result));
         let wrong = mine.iter().zip(theirs).filter(|(mine, theirs)| mine != theirs).count();
         if self.is_exact(collected, expected) {
@@ -265,13 +265,12 @@ impl Demo<'_> {
                 1 => "the number is".to_owned(),
                 numbers => format!("all {numbers} numbers are"),
             };
-            return Ok(
-                self.say(format!("  {}", self.style.good(&format!("Exactly right: {what} what the data says."))))?
-            );
+            let text = format!("Exact: {what} equal to the data.");
+            return Ok(self.print(format!("  {}", self.style.good(&text)))?);
         }
         for ((label, mine), theirs) in self.question.labels.iter().zip(mine).zip(theirs) {
             if mine != theirs {
-                self.say(format!("  {}", self.style.bad(&format!("{label}: {theirs} instead of {mine}"))))?;
+                self.print(format!("  {}", self.style.bad(&format!("{label}: {theirs} instead of {mine}"))))?;
             }
         }
         let text = format!(
@@ -285,20 +284,20 @@ impl Demo<'_> {
 
     fn heading(&self, number: u8, title: &str, what: &str) -> io::Result<()> {
         let gap = if number == 1 { "" } else { "\n" };
-        self.say(format!("{gap}{} {}", self.style.bold(&format!("{number}  {title}:")), self.style.dim(what)))
+        self.print(format!("{gap}{} {}", self.style.bold(&format!("{number}  {title}:")), self.style.dim(what)))
     }
 
     fn line(&self, name: &str, value: &str) -> io::Result<()> {
-        self.say(format!("  {}{value}", self.style.dim(&format!("{name:<13}"))))
+        self.print(format!("  {}{value}", self.style.dim(&format!("{name:<13}"))))
     }
 
     fn note(&self, text: &str) -> io::Result<()> {
-        self.say(format!("  {}", self.style.dim(text)))
+        self.print(format!("  {}", self.style.dim(text)))
     }
 
-    /// Says something to people.
-    fn say(&self, text: String) -> io::Result<()> {
-        if self.args.output == Format::Text { say(text) } else { Ok(()) }
+    /// Prints text, unless the output is JSON.
+    fn print(&self, text: String) -> io::Result<()> {
+        if self.args.output.format == Format::Text { print(text) } else { Ok(()) }
     }
 }
 
@@ -306,12 +305,12 @@ fn numbers(result: &AggregateResult) -> &[u128] {
     match result {
         AggregateResult::Number(number) => std::slice::from_ref(number),
         AggregateResult::Vector(values) => values,
-        // The demo's task has no noise: what it shows is exact.
+        // The demo's task has no noise.
         AggregateResult::Noisy(_) => &[],
     }
 }
 
-/// Waits until all reports are aggregated, or until what is missing was rejected. Fails when nothing moves any more.
+/// Waits until all reports are aggregated or rejected. Fails without progress for `IDLE_TIMEOUT`.
 async fn wait_for_aggregation(leader: &Node, id: &TaskId, total: u64) -> Result<TaskStatus, Failure> {
     let bar = style::progress(total, "aggregating");
     let mut last = leader.status(id).await?;
@@ -327,7 +326,7 @@ async fn wait_for_aggregation(leader: &Node, id: &TaskId, total: u64) -> Result<
             break;
         }
         last = status;
-        if moved.elapsed() > PATIENCE {
+        if moved.elapsed() > IDLE_TIMEOUT {
             bar.finish_and_clear();
             let trouble = last.last_error.as_deref().unwrap_or("the aggregators do not say why");
             let text = format!("aggregation is stuck at {} of {total} reports: {trouble}", last.aggregated);
@@ -338,7 +337,7 @@ async fn wait_for_aggregation(leader: &Node, id: &TaskId, total: u64) -> Result<
     Ok(last)
 }
 
-/// Why not all reports were aggregated, by what the leader has counted.
+/// The reasons why reports were not aggregated, from the leader's counters.
 fn incomplete(status: &TaskStatus, total: u64) -> Failure {
     let reasons: Vec<_> = status
         .counters

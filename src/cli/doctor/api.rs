@@ -13,8 +13,8 @@ use crate::{
     cli::{
         Failure,
         certificate::CertOwner,
+        endpoint::Endpoint,
         findings::{CheckResult, Finding, failed, passed, warning},
-        place::Place,
     },
     config::TlsMode,
     model::Secret,
@@ -47,22 +47,22 @@ impl ApiProbe<'_> {
     /// Runs all checks. Without a connection, those that need one are left out.
     pub async fn examine(&self, context: &DoctorContext) -> Result<Vec<Finding>, Failure> {
         let mut findings = vec![Finding::new("API URL", self.check_scheme())];
-        let Some(place) = Place::of(self.url) else { return Ok(findings) };
-        findings.push(Finding::new("public address", self.check_address(context, &place).await));
-        if place.is_secure {
-            let owner = match context.config.tls.mode {
+        let Some(endpoint) = Endpoint::of(self.url) else { return Ok(findings) };
+        findings.push(Finding::new("public address", self.check_address(context, &endpoint).await));
+        if endpoint.is_secure {
+            let whose = match context.config.tls.mode {
                 TlsMode::Off => CertOwner::Proxy,
                 TlsMode::Files => CertOwner::Files,
                 TlsMode::Acme => CertOwner::Acme,
             };
-            let verdict = certificate::check_with_roots(context, &place, owner, &self.roots.webpki_store()?).await;
+            let verdict = certificate::check_with_roots(context, &endpoint, whose, &self.roots.webpki_store()?).await;
             findings.extend(verdict.map(|verdict| Finding::new("certificate", verdict)));
         }
         let client = ApiClient::new(context, self)?;
         let (closed, is_reached) = client.check_without_token().await;
         findings.push(Finding::new("without a token", closed));
         // The token must not be visible on the network, even if it expires in minutes.
-        let token = self.token.filter(|_| place.is_secure || place.is_loopback());
+        let token = self.token.filter(|_| endpoint.is_secure || endpoint.is_loopback());
         if let (Some(token), true) = (token, is_reached) {
             let (opened, configuration) = client.check_with_token(token).await;
             findings.push(Finding::new("with a token", opened));
@@ -76,9 +76,9 @@ impl ApiProbe<'_> {
 
     fn check_scheme(&self) -> CheckResult {
         let url = self.url;
-        match Place::of(url) {
+        match Endpoint::of(url) {
             None => failed(format!("{url} is not a URL"), "Use the form https://helper.example/api"),
-            Some(place) if !place.is_secure => failed(
+            Some(endpoint) if !endpoint.is_secure => failed(
                 format!("{url} has no TLS: control planes require https, and the token would be sent in the clear"),
                 "Enable TLS in this server (tls.mode) or in a proxy in front, and correct public_url.",
             ),
@@ -89,19 +89,19 @@ impl ApiProbe<'_> {
         }
     }
 
-    async fn check_address(&self, context: &DoctorContext, place: &Place) -> CheckResult {
-        let addresses = match place.address {
+    async fn check_address(&self, context: &DoctorContext, endpoint: &Endpoint) -> CheckResult {
+        let addresses = match endpoint.address {
             Some(address) => vec![address],
-            None => match names::resolve(context, &place.host).await {
+            None => match names::resolve(context, &endpoint.host).await {
                 Ok(addresses) => addresses,
                 Err(why) => {
                     let remedy = "Create an A or AAAA record for it; wait until the change has propagated.";
-                    return failed(format!("{} has no address: {why}", place.host), remedy);
+                    return failed(format!("{} has no address: {why}", endpoint.host), remedy);
                 }
             },
         };
         let private: Vec<_> = addresses.iter().copied().filter(|address| !is_public(*address)).collect();
-        let text = format!("{} resolves to {}", place.host, names::list(&addresses));
+        let text = format!("{} resolves to {}", endpoint.host, names::list(&addresses));
         match (private.is_empty(), self.is_private) {
             (true, _) => passed(text),
             (false, true) => passed(format!("{text}, on a private network")),
@@ -121,8 +121,8 @@ impl ApiProbe<'_> {
         let Some(url) = url else {
             return failed("the response has no valid dap_url", "Check whether another program answers at this URL.");
         };
-        let Some(place) = Place::of(url) else { return failed(format!("{url} is not a URL"), remedy) };
-        if !place.is_secure && !place.is_loopback() && !self.is_private {
+        let Some(endpoint) = Endpoint::of(url) else { return failed(format!("{url} is not a URL"), remedy) };
+        if !endpoint.is_secure && !endpoint.is_loopback() && !self.is_private {
             return failed(format!("{url} has no TLS"), remedy);
         }
         let options = PeerOptions {
@@ -134,7 +134,7 @@ impl ApiProbe<'_> {
             ..PeerOptions::default()
         };
         match Peer::new(&options) {
-            Ok(peer) => check_leads_here(context, &place, url, url, &peer).await,
+            Ok(peer) => check_leads_here(context, &endpoint, url, url, &peer).await,
             Err(fault) => failed(fault.to_string(), "Check the root certificates of this system."),
         }
     }

@@ -18,8 +18,8 @@ use super::{context::DoctorContext, names, ports::connectable_address};
 use crate::{
     cli::{
         certificate::{self, CertOwner, provider},
-        findings::{CheckResult, Finding, failed, split_hint},
-        place::Place,
+        endpoint::Endpoint,
+        findings::{CheckResult, Finding, failed, sentence},
     },
     config::{Config, TlsMode},
     server::certificate_in_files,
@@ -70,31 +70,31 @@ pub fn check_certificate_files(config: &Config) -> CheckResult {
 
 /// The host name that clients expect in the server's certificate.
 fn expected_host(config: &Config) -> Option<String> {
-    let public = Place::of(&config.public_url).map(|place| place.host);
+    let public = Endpoint::of(&config.public_url).map(|endpoint| endpoint.host);
     public.or_else(|| config.acme.domains.first().filter(|_| config.tls.mode == TlsMode::Acme).cloned())
 }
 
 /// Checks the certificate presented at a URL, with the trusted roots. `None` if there is no connection.
-pub async fn check_at(context: &DoctorContext, place: &Place, owner: CertOwner) -> Option<CheckResult> {
-    check_with_roots(context, place, owner, &context.roots).await
+pub async fn check_at(context: &DoctorContext, endpoint: &Endpoint, whose: CertOwner) -> Option<CheckResult> {
+    check_with_roots(context, endpoint, whose, &context.roots).await
 }
 
 /// Checks the certificate presented at a URL, with these roots. `None` if there is no connection.
 pub async fn check_with_roots(
     context: &DoctorContext,
-    place: &Place,
-    owner: CertOwner,
+    endpoint: &Endpoint,
+    whose: CertOwner,
     roots: &RootCertStore,
 ) -> Option<CheckResult> {
-    let shown = match names::resolve(context, &place.host).await {
-        Ok(addresses) => fetch_chain_from_any(context, &addresses, place).await,
+    let shown = match names::resolve(context, &endpoint.host).await {
+        Ok(addresses) => fetch_chain_from_any(context, &addresses, endpoint).await,
         Err(_) => Err(CertProbeError::Unreachable),
     };
     match shown {
-        Ok(chain) => Some(certificate::evaluate_chain(&chain, Some(&place.host), Some(roots), owner, clock::now())),
+        Ok(chain) => Some(certificate::evaluate_chain(&chain, Some(&endpoint.host), Some(roots), whose, clock::now())),
         Err(CertProbeError::Unreachable) => None,
         Err(CertProbeError::Refused(why)) => Some(failed(
-            format!("no TLS on port {}: {why}", place.port),
+            format!("no TLS on port {}: {why}", endpoint.port),
             "Correct the URL, or the program that listens there.",
         )),
     }
@@ -112,10 +112,10 @@ enum CertProbeError {
 async fn fetch_chain_from_any(
     context: &DoctorContext,
     addresses: &[IpAddr],
-    place: &Place,
+    endpoint: &Endpoint,
 ) -> Result<Vec<CertificateDer<'static>>, CertProbeError> {
     for address in addresses {
-        match fetch_chain(context, SocketAddr::new(*address, place.port), &place.host).await {
+        match fetch_chain(context, SocketAddr::new(*address, endpoint.port), &endpoint.host).await {
             Err(CertProbeError::Unreachable) => {}
             seen => return seen,
         }

@@ -6,7 +6,7 @@ use rustls::RootCertStore;
 
 use crate::{
     aggregator::{keys::Policy, offline::Offline},
-    cli::{Failure, args::Sources, control::Socket, show},
+    cli::{Failure, args::ConfigSources, control::Socket, show},
     config::Config,
     model::{Revision, Role, TaskId},
     peer::{Peer, PeerOptions, Proxies, Proxy, Resolver, RootCertificates},
@@ -28,7 +28,7 @@ pub struct DoctorContext {
     /// The configuration.
     pub config: Config,
     /// Where it comes from.
-    pub sources: Sources,
+    pub sources: ConfigSources,
     /// The data directory.
     pub dir: PathBuf,
     /// The health of the running server, or why it does not answer; `None` if no server runs.
@@ -87,7 +87,7 @@ type Found = (Option<Result<Vec<TaskStatus>, DataDirError>>, Vec<KeyStatus>, Vec
 
 impl DoctorContext {
     /// Gathers the context.
-    pub async fn gather(config: Config, sources: Sources, timeout: Duration) -> Result<Self, Failure> {
+    pub async fn gather(config: Config, sources: ConfigSources, timeout: Duration) -> Result<Self, Failure> {
         let socket = Socket::new(config.control_socket())?;
         let health = match socket.is_alive().await {
             Ok(true) => Some(with_timeout(timeout, socket.health()).await),

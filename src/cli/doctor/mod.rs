@@ -27,10 +27,10 @@ use futures_util::future::join_all;
 
 use super::{
     Outcome,
-    args::{ConfigArgs, Format, duration},
+    args::{ConfigArgs, Format, OutputArgs, parse_duration},
     clock,
     findings::{self, CheckResult, Finding},
-    style::{self, Style, say},
+    style::{self, Style, print},
 };
 pub use api::ApiProbe;
 pub use certificate::check_certificate_files;
@@ -58,11 +58,10 @@ pub struct Args {
     #[arg(long)]
     offline: bool,
     /// Time limit for each network check; they run concurrently.
-    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5s")]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "5s")]
     timeout: Duration,
-    /// Output format.
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    output: Format,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// A check; `None` if it does not apply.
@@ -94,7 +93,7 @@ const CHECKS: &[(&str, Check)] = &[
 pub async fn run(args: Args) -> Outcome {
     if let Err(issue) = clock::examine(SystemTime::now()) {
         // All other checks depend on the clock.
-        return print_findings(&[Finding::new("clock", Err(issue))], args.output);
+        return print_findings(&[Finding::new("clock", Err(trouble))], args.output.format);
     }
     let (config, sources) = args.config.load_with_sources(None)?;
     let spinner = style::spinner("looking");
@@ -110,11 +109,11 @@ pub async fn run(args: Args) -> Outcome {
         findings.extend(names.into_iter().chain(public).chain(peers));
     }
     spinner.finish_and_clear();
-    print_findings(&findings, args.output)
+    print_findings(&findings, args.output.format)
 }
 
 fn print_findings(findings: &[Finding], output: Format) -> Outcome {
-    say(match output {
+    print(match output {
         Format::Json => serde_json::to_string_pretty(findings)?,
         Format::Text => findings::show(findings, Style::stdout()),
     })?;

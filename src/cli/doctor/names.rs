@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use super::{context::DoctorContext, join_findings};
 use crate::{
     cli::{
+        endpoint::Endpoint,
         findings::{CheckResult, Finding, failed, passed, warning},
-        place::Place,
     },
     config::TlsMode,
 };
@@ -14,8 +14,9 @@ use crate::{
 /// Checks the server's own names. The names of peers are checked with the peers.
 pub async fn examine(context: &DoctorContext) -> Vec<Finding> {
     let mut names: Vec<String> = Vec::new();
-    let public = Place::of(&context.config.public_url).filter(|place| place.address.is_none() && !place.is_loopback());
-    names.extend(public.map(|place| place.host));
+    let public = Endpoint::of(&context.config.public_url)
+        .filter(|endpoint| endpoint.address.is_none() && !endpoint.is_loopback());
+    names.extend(public.map(|endpoint| endpoint.host));
     if context.config.tls.mode == TlsMode::Acme {
         names.extend(context.config.acme.domains.iter().cloned());
     }

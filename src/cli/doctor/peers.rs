@@ -12,8 +12,8 @@ use super::{
 use crate::{
     cli::{
         certificate::CertOwner,
+        endpoint::Endpoint,
         findings::{CheckResult, Finding, Severity, failed, passed, warning},
-        place::Place,
         show, style,
     },
     hpke,
@@ -30,14 +30,14 @@ const DATE_RESOLUTION: Duration = Duration::from_millis(500);
 pub async fn examine(context: &DoctorContext) -> Vec<Finding> {
     let others = context.peers(MAX_PEERS);
     // Names and certificates belong to an endpoint, which several peers may share.
-    let mut places: Vec<Place> = Vec::new();
+    let mut places: Vec<Endpoint> = Vec::new();
     for other in &others {
-        if let Some(place) = Place::of(&other.url).filter(|new| places.iter().all(|known| known != new)) {
-            places.push(place);
+        if let Some(endpoint) = Endpoint::of(&other.url).filter(|new| places.iter().all(|known| known != new)) {
+            places.push(endpoint);
         }
     }
     let (places, others) = tokio::join!(
-        join_findings(places.iter().map(|place| check_endpoint(context, place))),
+        join_findings(places.iter().map(|endpoint| check_endpoint(context, endpoint))),
         join_findings(others.iter().map(|other| check_peer(context, other))),
     );
     places.into_iter().chain(merge_by_peer(others)).collect()
@@ -75,17 +75,17 @@ fn worst(group: Vec<Finding>) -> Option<Finding> {
 }
 
 /// Checks the name and the certificate of an endpoint.
-async fn check_endpoint(context: &DoctorContext, place: &Place) -> Vec<Finding> {
-    if let Some(proxy) = context.proxy(&place.url()) {
+async fn check_endpoint(context: &DoctorContext, endpoint: &Endpoint) -> Vec<Finding> {
+    if let Some(proxy) = context.proxy(&endpoint.url()) {
         // The proxy resolves the name, and the request for the keys checks the certificate.
         let verdict = passed(format!("reached through {proxy}"));
-        return vec![Finding::new("peer name", verdict).with_subject(place.label())];
+        return vec![Finding::new("peer name", verdict).with_subject(endpoint.label())];
     }
     let name = async {
-        if place.address.is_some() || place.is_loopback() {
+        if endpoint.address.is_some() || endpoint.is_loopback() {
             return None;
         }
-        Some(match names::resolve(context, &place.host).await {
+        Some(match names::resolve(context, &endpoint.host).await {
             Ok(addresses) => passed(format!("resolves to {}", names::list(&addresses))),
             Err(why) => failed(
                 format!("has no address: {why}"),
@@ -94,16 +94,17 @@ async fn check_endpoint(context: &DoctorContext, place: &Place) -> Vec<Finding> 
             ),
         })
     };
-    let shown =
-        async { if place.is_secure { certificate::check_at(context, place, CertOwner::Peer).await } else { None } };
+    let shown = async {
+        if endpoint.is_secure { certificate::check_at(context, endpoint, CertOwner::Peer).await } else { None }
+    };
     let (name, shown) = tokio::join!(name, shown);
     let mut findings = Vec::new();
-    findings.extend(name.map(|verdict| Finding::new("peer name", verdict).with_subject(place.label())));
-    findings.extend(shown.map(|verdict| Finding::new("peer certificate", verdict).with_subject(place.label())));
-    if !place.is_secure && !place.is_loopback() {
+    findings.extend(name.map(|verdict| Finding::new("peer name", verdict).with_subject(endpoint.label())));
+    findings.extend(shown.map(|verdict| Finding::new("peer certificate", verdict).with_subject(endpoint.label())));
+    if !endpoint.is_secure && !endpoint.is_loopback() {
         let text = "the peer has no TLS: requests, including tokens, are sent in the clear";
         let verdict = warning(text, "Create a new task with an https URL.");
-        findings.push(Finding::new("peer certificate", verdict).with_subject(place.label()));
+        findings.push(Finding::new("peer certificate", verdict).with_subject(endpoint.label()));
     }
     findings
 }

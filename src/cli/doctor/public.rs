@@ -8,8 +8,8 @@ use super::{certificate, context::DoctorContext, ports::connectable_address};
 use crate::{
     cli::{
         certificate::CertOwner,
+        endpoint::Endpoint,
         findings::{CheckResult, Finding, failed, passed, warning},
-        place::Place,
     },
     config::TlsMode,
     model::Revision,
@@ -19,13 +19,14 @@ use crate::{
 
 /// Checks the public URL, if it is set.
 pub async fn examine(context: &DoctorContext) -> Vec<Finding> {
-    let Some(place) = Place::of(&context.config.public_url) else { return check_unset(context) };
+    let Some(endpoint) = Endpoint::of(&context.config.public_url) else { return check_unset(context) };
     // Without a proxy it is the server's own certificate, which another check covers.
-    let is_direct = context.proxy(&place.url()).is_none();
-    let is_behind = context.config.tls.mode == TlsMode::Off && place.is_secure && !place.is_loopback() && is_direct;
+    let is_direct = context.proxy(&endpoint.url()).is_none();
+    let is_behind =
+        context.config.tls.mode == TlsMode::Off && endpoint.is_secure && !endpoint.is_loopback() && is_direct;
     let proxied =
-        async { if is_behind { certificate::check_at(context, &place, CertOwner::Proxy).await } else { None } };
-    let (verdict, proxied) = tokio::join!(public_url(context, &place), proxied);
+        async { if is_behind { certificate::check_at(context, &endpoint, CertOwner::Proxy).await } else { None } };
+    let (verdict, proxied) = tokio::join!(public_url(context, &endpoint), proxied);
     let mut findings = Vec::new();
     findings.extend(verdict.map(|verdict| Finding::new("public URL", verdict)));
     findings.extend(proxied.map(|verdict| Finding::new("certificate", verdict)));
@@ -35,7 +36,9 @@ pub async fn examine(context: &DoctorContext) -> Vec<Finding> {
 /// Warns if the public URL is not set though other parties must reach the server.
 fn check_unset(context: &DoctorContext) -> Vec<Finding> {
     if context.known_tasks().iter().all(|task| {
-        [&task.leader_url, &task.helper_url].iter().all(|url| Place::of(url).is_some_and(|place| place.is_loopback()))
+        [&task.leader_url, &task.helper_url]
+            .iter()
+            .all(|url| Endpoint::of(url).is_some_and(|endpoint| endpoint.is_loopback()))
     }) {
         return Vec::new();
     }
@@ -46,31 +49,31 @@ fn check_unset(context: &DoctorContext) -> Vec<Finding> {
     vec![Finding::new("public URL", verdict)]
 }
 
-async fn public_url(context: &DoctorContext, place: &Place) -> Option<CheckResult> {
+async fn public_url(context: &DoctorContext, endpoint: &Endpoint) -> Option<CheckResult> {
     if !context.is_running() {
         return None;
     }
     let url = &context.config.public_url;
     let base = peer::dap_url(url, Revision::ALL[0]);
-    Some(check_leads_here(context, place, url, &base, &context.peer).await)
+    Some(check_leads_here(context, endpoint, url, &base, &context.peer).await)
 }
 
 /// Fetches the keys below a base URL and compares them with the keys of the local server.
 pub async fn check_leads_here(
     context: &DoctorContext,
-    place: &Place,
+    endpoint: &Endpoint,
     url: &str,
     base: &str,
     peer: &Peer,
 ) -> CheckResult {
     let revision = Revision::ALL[0];
     let call = wire::for_revision(revision).hpke_config_request(None);
-    let here = async { if context.is_running() { fetch_local_keys(context, place, &call).await } else { None } };
+    let here = async { if context.is_running() { fetch_local_keys(context, endpoint, &call).await } else { None } };
     let (there, here) = tokio::join!(peer.send(base, &call, None, Bytes::new()), here);
     let there = match there {
         Ok(answer) => answer,
-        Err(error) if place.is_loopback() => return failed(error.to_string(), "Correct public_url."),
-        Err(error) => return unreachable(place, &error),
+        Err(error) if endpoint.is_loopback() => return failed(error.to_string(), "Correct public_url."),
+        Err(error) => return unreachable(endpoint, &error),
     };
     let remedy = "Correct public_url, its DNS record, or the paths that the proxy in front forwards: all of /dap-09/ and \
         /dap-18/ below it, unchanged.";
@@ -87,11 +90,11 @@ pub async fn check_leads_here(
     }
 }
 
-fn unreachable(place: &Place, error: &peer::PeerError) -> CheckResult {
+fn unreachable(endpoint: &Endpoint, error: &peer::PeerError) -> CheckResult {
     let remedy = format!(
         "See the checks of name and certificate; allow TCP port {} in all firewalls. Some routers do not let you \
          reach your own public address from inside: then check from another machine.",
-        place.port
+        endpoint.port
     );
     failed(error.to_string(), remedy)
 }
@@ -103,7 +106,7 @@ fn parse_keys(revision: Revision, body: &Bytes) -> Option<BTreeSet<(u8, Vec<u8>)
 }
 
 /// Fetches the keys from the local server directly.
-async fn fetch_local_keys(context: &DoctorContext, place: &Place, call: &wire::RequestSpec) -> Option<Bytes> {
+async fn fetch_local_keys(context: &DoctorContext, endpoint: &Endpoint, call: &wire::RequestSpec) -> Option<Bytes> {
     let listen: SocketAddr = connectable_address(context.listen_address());
     let is_secure = context.config.tls.mode != TlsMode::Off;
     // Another check covers the certificate, and the address is local.
@@ -111,11 +114,11 @@ async fn fetch_local_keys(context: &DoctorContext, place: &Place, call: &wire::R
         .no_proxy()
         .tls_danger_accept_invalid_certs(true)
         .timeout(context.timeout)
-        .resolve(&place.host, listen)
+        .resolve(&endpoint.host, listen)
         .build()
         .ok()?;
     let scheme = if is_secure { "https" } else { "http" };
-    let host = if place.address.is_none() { place.host.clone() } else { listen.ip().to_string() };
+    let host = if endpoint.address.is_none() { endpoint.host.clone() } else { listen.ip().to_string() };
     let host = if host.contains(':') { format!("[{host}]") } else { host };
     let prefix = wire::for_revision(Revision::ALL[0]).path_prefix();
     let url = format!("{scheme}://{host}:{}/{prefix}/{}", listen.port(), call.path);

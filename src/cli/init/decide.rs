@@ -8,7 +8,7 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    super::{Failure, doctor, findings::Severity, place::Place},
+    super::{Failure, doctor, endpoint::Endpoint, findings::Severity},
     Args, ServerRole, TlsChoice,
     prompt::{Prompter, Question},
 };
@@ -93,9 +93,9 @@ fn tls(args: &Args, url: Option<&str>, prompter: &mut Prompter) -> Result<TlsCho
     } else if !args.trusted_proxy.is_empty() {
         2
     } else {
-        match url.and_then(Place::of) {
-            Some(place) if place.is_secure && place.address.is_none() && !place.is_loopback() => 0,
-            Some(place) if place.is_secure => 1,
+        match url.and_then(Endpoint::of) {
+            Some(endpoint) if endpoint.is_secure && endpoint.address.is_none() && !endpoint.is_loopback() => 0,
+            Some(endpoint) if endpoint.is_secure => 1,
             _ => 3,
         }
     };
@@ -115,15 +115,15 @@ fn check_fitting(args: &Args, tls: TlsChoice, config: &Config) -> Result<(), Fai
         return Err(Failure::usage(format!("{flag} requires --tls {}", name(*wanted))));
     }
     let wrong = |text: String| Err(Failure::usage(text));
-    match Place::of(&config.public_url) {
-        Some(place) if tls != TlsChoice::Off && !place.is_secure => {
+    match Endpoint::of(&config.public_url) {
+        Some(endpoint) if tls != TlsChoice::Off && !endpoint.is_secure => {
             wrong(format!("--tls {} requires a public URL with https://", name(tls)))
         }
-        Some(place) if tls == TlsChoice::Off && place.is_secure => {
+        Some(endpoint) if tls == TlsChoice::Off && endpoint.is_secure => {
             wrong("an https URL needs TLS: use --tls acme, files, or proxy if a proxy in front adds it".to_owned())
         }
-        Some(place) if tls == TlsChoice::Acme && (place.address.is_some() || place.is_loopback()) => {
-            wrong(format!("--tls acme needs a DNS name: no authority issues a certificate for {}", place.host))
+        Some(endpoint) if tls == TlsChoice::Acme && (endpoint.address.is_some() || endpoint.is_loopback()) => {
+            wrong(format!("--tls acme needs a DNS name: no authority issues a certificate for {}", endpoint.host))
         }
         _ => Ok(()),
     }
@@ -141,7 +141,7 @@ fn name(tls: TlsChoice) -> &'static str {
 
 fn acme(args: &Args, config: &mut Config, prompter: &Prompter) -> Result<(), Failure> {
     config.tls.mode = TlsMode::Acme;
-    let host = Place::of(&config.public_url).map(|place| place.host);
+    let host = Endpoint::of(&config.public_url).map(|endpoint| endpoint.host);
     let covering = |domains: Vec<String>| match &host {
         Some(host) if !domains.iter().any(|domain| domain.eq_ignore_ascii_case(host)) => {
             Err(format!("the host of the public URL, {host}, must be among the names"))
@@ -250,7 +250,7 @@ fn listen(args: &Args, tls: TlsChoice, config: &Config, prompter: &Prompter) -> 
     }
     let default = match tls {
         TlsChoice::Acme => everywhere(HTTPS_PORT),
-        TlsChoice::Files => everywhere(Place::of(&config.public_url).map_or(HTTPS_PORT, |place| place.port)),
+        TlsChoice::Files => everywhere(Endpoint::of(&config.public_url).map_or(HTTPS_PORT, |endpoint| endpoint.port)),
         TlsChoice::Proxy | TlsChoice::Off => SocketAddr::from((Ipv4Addr::LOCALHOST, LOOPBACK_PORT)),
     };
     let read = |text: &str| address::parse(text);

@@ -18,8 +18,8 @@ use serde::Serialize;
 
 use super::{
     Failure, Outcome,
-    args::{DEFAULT_FILE, Format},
-    style::{Style, say},
+    args::{DEFAULT_FILE, Format, OutputArgs},
+    style::{Style, print},
 };
 use next::Summary;
 use prompt::Prompter;
@@ -79,9 +79,8 @@ pub struct Args {
     /// Replace an existing file and keep a copy with the suffix .bak.
     #[arg(long)]
     force: bool,
-    /// Output format.
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    output: Format,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// The intended role of a server.
@@ -113,7 +112,7 @@ pub enum TlsChoice {
 /// Runs `dapbox init`.
 pub fn run(args: Args) -> Outcome {
     write::check_overwrite(&args.config, args.force)?;
-    let (path, force, output) = (args.config.clone(), args.force, args.output);
+    let (path, force, output) = (args.config.clone(), args.force, args.output.format);
     let mut prompter = Prompter::new(args.yes);
     let decisions = decide::decide(args, &mut prompter)?;
     prompter.check_complete()?;
@@ -125,7 +124,7 @@ pub fn run(args: Args) -> Outcome {
     write::make_data_dir(&decisions.config.data_dir)?;
     let previous_file = file.write(&path, force)?;
     let summary = Summary::new(&decisions, &path, previous_file.as_deref());
-    Ok(say(match output {
+    Ok(print(match output {
         Format::Json => serde_json::to_string_pretty(&summary)?,
         Format::Text => next::show(&summary, Style::stdout()),
     })?)

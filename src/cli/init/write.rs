@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    super::{Failure, findings::wrap, local::Directory},
+    super::{Failure, findings::wrap, local_pair::WorkDir},
     ServerRole, TlsChoice,
     decide::Decisions,
 };
@@ -71,7 +71,7 @@ impl ConfigFile {
 
     /// Checks, before anything is changed, that the text parses to the same configuration.
     pub fn check(&self) -> Result<(), Failure> {
-        let dir = Directory::new(None)?;
+        let dir = WorkDir::new(None)?;
         let path = dir.path().join("appliance.toml");
         self.write_to(&path)?;
         // The temporary path means nothing to the user, so the error has no context.

@@ -1,7 +1,10 @@
-//! The way of log lines to standard error: a bounded queue and one thread that writes.
+//! Writes log lines to standard error through a bounded queue and one thread.
 //!
-//! Only that thread waits for whoever reads standard error. A full pipe, a full disk or a broken pipe costs lines, which are
-//! counted, and never the time or the life of the thread that logs.
+//! # Decision: the log never blocks the server
+//!
+//! Standard error may be a pipe that its reader does not empty, or a file on a full disk. A blocked write in a driver or a
+//! handler would stop the server. So log lines go to a bounded queue, and one thread writes them. If the queue is full, or a
+//! write fails, lines are dropped and counted; the next line that is written is preceded by their number.
 
 use std::{
     collections::VecDeque,
@@ -16,10 +19,10 @@ use std::{
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// How long the writer pauses when standard error is non-blocking and takes nothing.
-const RETRY: Duration = Duration::from_millis(10);
+/// Delay between attempts to write to a non-blocking standard error.
+const RETRY_DELAY: Duration = Duration::from_millis(10);
 
-/// A handle of the queue. Clones are handles of the same queue.
+/// A handle of the queue. Clones share the queue.
 #[derive(Clone)]
 pub struct Sink(Arc<Shared>);
 
@@ -27,32 +30,32 @@ struct Shared {
     queue: Mutex<Queue>,
     /// Signals the writer that a line is queued.
     queued: Condvar,
-    /// Signals whoever flushes that the queue is empty.
+    /// Signals `flush` that the queue is empty.
     emptied: Condvar,
-    /// Lines that were not written, since the start.
+    /// Number of dropped lines since the start.
     dropped: AtomicU64,
 }
 
 #[derive(Default)]
 struct Queue {
     lines: VecDeque<Vec<u8>>,
-    /// Bytes of all lines that are not written yet, the one that is being written among them.
+    /// Bytes of all unwritten lines, including the one that is being written.
     bytes: usize,
-    /// The most bytes that may be queued.
-    most: usize,
+    /// Maximum of `bytes`.
+    max_bytes: usize,
     is_writing: bool,
 }
 
 impl Sink {
-    /// Starts the thread that writes to `out`. Lines for which `most` bytes leave no room are dropped. `notice` is the line
-    /// that says how many were.
+    /// Starts the thread that writes to `out`. Drops lines that exceed `max_bytes`; `notice` formats the number of dropped
+    /// lines as a line.
     pub fn start(
         out: impl Write + Send + 'static,
-        most: usize,
+        max_bytes: usize,
         notice: impl Fn(u64) -> Vec<u8> + Send + 'static,
     ) -> io::Result<Self> {
         let sink = Self(Arc::new(Shared {
-            queue: Mutex::new(Queue { most, ..Queue::default() }),
+            queue: Mutex::new(Queue { max_bytes, ..Queue::default() }),
             queued: Condvar::new(),
             emptied: Condvar::new(),
             dropped: AtomicU64::new(0),
@@ -62,10 +65,10 @@ impl Sink {
         Ok(sink)
     }
 
-    /// Queues a line, or drops it.
+    /// Queues a line, or drops it if the queue is full.
     pub fn push(&self, line: &[u8]) {
         let mut queue = self.0.lock();
-        if line.len() > queue.most.saturating_sub(queue.bytes) {
+        if line.len() > queue.max_bytes.saturating_sub(queue.bytes) {
             drop(queue);
             self.0.dropped.fetch_add(1, Ordering::Relaxed);
             return;
@@ -74,15 +77,15 @@ impl Sink {
         self.0.queued.notify_one();
     }
 
-    /// Queues a line beyond the limit: for the last words of a process.
-    pub fn push_anyway(&self, line: &[u8]) {
+    /// Queues a line regardless of the limit: for the error that ends the process.
+    pub fn push_unbounded(&self, line: &[u8]) {
         self.0.lock().push(line);
         self.0.queued.notify_one();
     }
 
-    /// Waits until all lines are written, and no longer than `patience`. False if some are not.
-    pub fn flush(&self, patience: Duration) -> bool {
-        let deadline = Instant::now() + patience;
+    /// Waits until all lines are written. Returns false after `timeout`.
+    pub fn flush(&self, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
         let mut queue = self.0.lock();
         while queue.is_writing || !queue.lines.is_empty() {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -95,7 +98,7 @@ impl Sink {
         true
     }
 
-    /// How many lines were dropped since the start.
+    /// Number of dropped lines since the start.
     pub fn dropped(&self) -> u64 {
         self.0.dropped.load(Ordering::Relaxed)
     }
@@ -109,19 +112,19 @@ impl Queue {
 }
 
 impl Shared {
-    /// Whole values only are in the queue, so that a panic elsewhere leaves it usable.
+    /// Locks the queue. Every change is complete, so a poisoned lock is usable.
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes lines for as long as the process lives.
+    /// Writes lines until the process ends.
     fn write_all(&self, mut out: impl Write, notice: impl Fn(u64) -> Vec<u8>) {
-        let mut told = 0;
+        let mut reported = 0;
         loop {
             let line = self.next();
             let dropped = self.dropped.load(Ordering::Relaxed);
-            if dropped > told && write_line(&mut out, &notice(dropped - told)).is_ok() {
-                told = dropped;
+            if dropped > reported && write_line(&mut out, &notice(dropped - reported)).is_ok() {
+                reported = dropped;
             }
             if write_line(&mut out, &line).is_err() {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
@@ -154,15 +157,15 @@ fn write_line(out: &mut impl Write, mut line: &[u8]) -> io::Result<()> {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
             Ok(written) => line = &line[written..],
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // Whoever shares the terminal or the pipe with us has made it so.
-            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(RETRY),
+            // Another process that shares the terminal or pipe may have made it non-blocking.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(RETRY_DELAY),
             Err(error) => return Err(error),
         }
     }
     Ok(())
 }
 
-/// What `tracing` writes a line to.
+/// The writer of `tracing`, which writes whole lines.
 impl Write for Sink {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.push(line);
@@ -188,13 +191,13 @@ mod tests {
 
     use super::*;
 
-    /// Takes each line only when it is told to, and how.
-    struct Gate {
+    /// A writer that waits for the outcome of each write.
+    struct GatedWriter {
         verdicts: Receiver<io::Result<()>>,
         written: Sender<String>,
     }
 
-    impl Write for Gate {
+    impl Write for GatedWriter {
         fn write(&mut self, line: &[u8]) -> io::Result<usize> {
             self.verdicts.recv().map_err(io::Error::other)??;
             self.written.send(String::from_utf8(line.to_vec()).unwrap()).map_err(io::Error::other)?;
@@ -206,34 +209,34 @@ mod tests {
         }
     }
 
-    fn gated(most: usize) -> (Sink, Sender<io::Result<()>>, Receiver<String>) {
+    fn gated_sink(max_bytes: usize) -> (Sink, Sender<io::Result<()>>, Receiver<String>) {
         let ((allow, verdicts), (written, lines)) = (channel(), channel());
         let notice = |count| format!("{count} dropped\n").into_bytes();
-        (Sink::start(Gate { verdicts, written }, most, notice).unwrap(), allow, lines)
+        (Sink::start(GatedWriter { verdicts, written }, max_bytes, notice).unwrap(), allow, lines)
     }
 
     #[test]
-    fn drops_and_counts_lines_while_nobody_reads() {
-        let (sink, allow, lines) = gated(4);
+    fn drops_and_counts_lines_while_blocked() {
+        let (sink, allow, lines) = gated_sink(4);
         for line in ["a\n", "b\n", "c\n", "d\n"] {
             sink.push(line.as_bytes());
         }
         assert_eq!(sink.dropped(), 2);
         assert!(!sink.flush(Duration::from_millis(1)), "nothing can be written yet");
-        sink.push_anyway(b"last words\n");
+        sink.push_unbounded(b"last words\n");
         for _ in 0..4 {
             allow.send(Ok(())).unwrap();
         }
         assert!(sink.flush(Duration::from_secs(60)));
         let mut written: Vec<_> = lines.try_iter().collect();
-        // The notice comes as soon as something can be written, before or after the line that was waiting.
+        // The notice is written before or after the line that was waiting.
         written.retain(|line| line != "2 dropped\n");
         assert_eq!(written, ["a\n", "b\n", "last words\n"]);
     }
 
     #[test]
-    fn survives_a_sink_that_fails_and_says_later_what_was_lost() {
-        let (sink, allow, lines) = gated(100);
+    fn reports_dropped_lines_after_write_errors() {
+        let (sink, allow, lines) = gated_sink(100);
         for (line, verdicts) in [("a\n", vec![false]), ("b\n", vec![false, false]), ("c\n", vec![true, true])] {
             for verdict in verdicts {
                 allow.send(if verdict { Ok(()) } else { Err(ErrorKind::StorageFull.into()) }).unwrap();

@@ -7,10 +7,10 @@ use serde::Serialize;
 use super::{
     super::{
         Failure, Outcome,
-        args::{ConfigArgs, Format},
+        args::{ConfigArgs, Format, OutputArgs},
         findings::{self, Finding, wrap},
-        pasted,
-        style::{Style, say},
+        input,
+        style::{Style, print},
     },
     probe::{NOT_CHECKED, ProbeArgs},
 };
@@ -41,9 +41,8 @@ pub struct Args {
     token_file: Option<PathBuf>,
     #[command(flatten)]
     config: ConfigArgs,
-    /// Output format.
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    output: Format,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// The results as JSON.
@@ -60,19 +59,19 @@ pub async fn run(args: Args) -> Outcome {
     let token = match &args.token_file {
         None => None,
         Some(path) => {
-            let text = pasted::read_file(path, MAX_TOKEN)?;
+            let text = input::read_limited(path, MAX_TOKEN)?;
             Some(Secret::token(text.trim()).map_err(|why| Failure::new(why).context(path.display()))?)
         }
     };
     let api_url = args.probe.url(&config)?;
     let findings = args.probe.run(config, token).await?;
-    match args.output {
+    match args.output.format {
         Format::Json => {
             let report = Report { api_url, findings: &findings, not_checked: &NOT_CHECKED };
-            say(serde_json::to_string_pretty(&report)?)?;
+            print(serde_json::to_string_pretty(&report)?)?;
         }
         Format::Text => {
-            say(format!("{}\n{}", findings::show(&findings, Style::stdout()), not_checked(Style::stdout())))?
+            print(format!("{}\n{}", findings::show(&findings, Style::stdout()), not_checked(Style::stdout())))?
         }
     }
     findings::outcome(&findings)

@@ -7,10 +7,10 @@ use serde::Serialize;
 use super::{
     super::{
         Failure, Outcome,
-        args::{ConfigArgs, Format, duration},
+        args::{ConfigArgs, Format, OutputArgs, parse_duration},
         control::{Control, Socket},
         findings::{self, Finding},
-        style::{Style, say, warn},
+        style::{Style, print, warn},
         token,
     },
     check,
@@ -42,7 +42,7 @@ pub struct Args {
     #[arg(long, value_name = "TEXT")]
     display_name: Option<String>,
     /// Lifetime of the token; by default it is valid until revoked.
-    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    #[arg(long, value_parser = parse_duration, value_name = "DURATION")]
     expires_in: Option<Duration>,
     /// Create the token even if a check fails or no server runs.
     #[arg(long)]
@@ -51,9 +51,8 @@ pub struct Args {
     probe: ProbeArgs,
     #[command(flatten)]
     config: ConfigArgs,
-    /// Output format.
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    output: Format,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// The invitation as JSON.
@@ -83,15 +82,15 @@ pub async fn run(args: Args) -> Outcome {
     let api_url = args.probe.url(&config)?;
     let findings = run_checks(&args, &config).await?;
     if let (Err(failure), false) = (findings::outcome(&findings), args.force) {
-        match args.output {
+        match args.output.format {
             Format::Json => {
-                say(serde_json::to_string_pretty(&serde_json::json!({ "api_url": api_url, "findings": findings }))?)?;
+                print(serde_json::to_string_pretty(&serde_json::json!({ "api_url": api_url, "findings": findings }))?)?;
             }
-            Format::Text => say(findings::show(&findings, Style::stdout()))?,
+            Format::Text => print(findings::show(&findings, Style::stdout()))?,
         }
         return Err(Failure::new(format!("{}: no token was created (hint: --force creates one)", failure.message())));
     }
-    let (secret, kept) = token::draw(&args.name, args.expires_in);
+    let (secret, kept) = token::generate(&args.name, args.expires_in);
     let (hash, until) = (kept.hash, kept.until);
     let control = Control::open(&config).await?;
     let added = control.add_api_token(kept).await;
@@ -99,7 +98,7 @@ pub async fn run(args: Args) -> Outcome {
     added?;
     let display_name = args.display_name.clone().unwrap_or_else(|| host(&api_url));
     let invitation = invitation(&args.name, &config, api_url, &display_name, &secret, (hash, until), &findings);
-    Ok(say(match args.output {
+    Ok(print(match args.output.format {
         Format::Json => serde_json::to_string_pretty(&invitation)?,
         Format::Text => text(&invitation, Style::stdout()),
     })?)
@@ -119,7 +118,7 @@ async fn run_checks(args: &Args, config: &Config) -> Result<Vec<Finding>, Failur
 }
 
 fn host(api_url: &str) -> String {
-    super::super::place::Place::of(api_url).map_or_else(|| api_url.to_owned(), |place| place.host)
+    super::super::endpoint::Endpoint::of(api_url).map_or_else(|| api_url.to_owned(), |endpoint| endpoint.host)
 }
 
 fn invitation<'a>(
@@ -160,7 +159,7 @@ fn text(invitation: &Invitation<'_>, style: Style) -> String {
     if !findings.is_empty() {
         text.push_str(&format!("{}\n{}\n\n", findings::show(findings, style), check::not_checked(style)));
     }
-    let good = token::good(*until);
+    let good = token::validity(*until);
     text.push_str(&format!(
         "{}\n\n  API URL    {}\n  API token  {}\n\nThe token is named {name} and valid {good}.\nSECRET, printed only \
          once: send it over a channel that you trust.\n\n",

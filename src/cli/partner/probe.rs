@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use super::super::{
     Failure, Outcome,
-    args::duration,
+    args::parse_duration,
     control::{Control, Socket},
     doctor::{ApiProbe, DoctorContext},
     findings::Finding,
@@ -42,7 +42,7 @@ pub struct ProbeArgs {
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
     /// Time limit for each request.
-    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10s")]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "10s")]
     timeout: Duration,
 }
 
@@ -70,7 +70,7 @@ impl ProbeArgs {
         let url = self.url(&config)?;
         let roots = RootCertificates::read(self.ca_file.as_deref().unwrap_or(&config.peer.ca_file))?;
         let spinner = style::spinner("checking the management API");
-        let context = DoctorContext::gather(config, super::super::args::Sources::default(), self.timeout).await?;
+        let context = DoctorContext::gather(config, super::super::args::ConfigSources::default(), self.timeout).await?;
         let probe = match given {
             Some(_) => None,
             None => ProbeToken::create(&context).await?,
@@ -99,7 +99,7 @@ impl ProbeToken {
             return Ok(None);
         }
         let name = format!("{TOKEN_NAME_PREFIX}{}-{}", clock::now().0, std::process::id());
-        let (secret, kept) = token::draw(&name, Some(TOKEN_LIFETIME));
+        let (secret, kept) = token::generate(&name, Some(TOKEN_LIFETIME));
         let control = Control::Server(Socket::new(context.config.control_socket())?);
         control.add_api_token(kept).await?;
         Ok(Some(Self { control, name, secret }))

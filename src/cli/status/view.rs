@@ -1,4 +1,4 @@
-//! How an overview looks to people, in as many columns as the terminal has.
+//! Text output of an overview, in the width of the terminal.
 
 use std::fmt::Write;
 
@@ -18,22 +18,22 @@ use crate::{
     },
 };
 
-/// How many batches of a task are listed where it is one of several.
-const FEW: usize = 5;
+/// Maximum number of listed batches per task in an overview of all tasks.
+const MAX_BATCHES: usize = 5;
 
-/// Columns for the names of things.
-const NAMES: usize = 14;
+/// Width of the column of names.
+const NAME_WIDTH: usize = 14;
 
-/// An overview. `whole` says whether all batches are listed.
+/// Renders an overview; with `whole`, including all batches.
 pub fn overview(overview: &Overview, whole: bool, style: Style) -> String {
     let mut text = Text { text: String::new(), style };
     server(&mut text, overview);
     for view in &overview.tasks {
         text.text.push('\n');
-        task(&mut text, view, overview.now, if whole { usize::MAX } else { FEW });
+        task(&mut text, view, overview.now, if whole { usize::MAX } else { MAX_BATCHES });
     }
     if overview.tasks.is_empty() {
-        text.text.push_str("\nThere is no task. Make one with 'dapbox task new'.\n");
+        text.text.push_str("\nNo tasks (hint: create one with 'dapbox task new').\n");
     }
     text.text
 }
@@ -44,18 +44,18 @@ struct Text {
 }
 
 impl Text {
-    /// A line with a name in front; what is too long goes on below.
+    /// Appends a line with a name. Long values are wrapped.
     fn line(&mut self, name: &str, value: &str) {
-        self.painted(name, value, |_, line| line.to_owned());
+        self.styled_line(name, value, |_, line| line.to_owned());
     }
 
-    /// The same in a colour, which must not be cut.
-    fn painted(&mut self, name: &str, value: &str, paint: fn(Style, &str) -> String) {
-        let name = self.style.dim(&format!("{name:<NAMES$}"));
-        let lines = findings::wrap(value, self.style.width().saturating_sub(NAMES + 2));
+    /// Appends a line whose parts are styled after wrapping.
+    fn styled_line(&mut self, name: &str, value: &str, paint: fn(Style, &str) -> String) {
+        let name = self.style.dim(&format!("{name:<NAME_WIDTH$}"));
+        let lines = findings::wrap(value, self.style.width().saturating_sub(NAME_WIDTH + 2));
         let lines: Vec<_> = lines.iter().map(|line| paint(self.style, line)).collect();
         // Writing to a string cannot fail.
-        let _ = writeln!(self.text, "  {name}{}", lines.join(&format!("\n  {:NAMES$}", "")));
+        let _ = writeln!(self.text, "  {name}{}", lines.join(&format!("\n  {:NAME_WIDTH$}", "")));
     }
 }
 
@@ -71,7 +71,7 @@ fn server(text: &mut Text, overview: &Overview) {
     let on = if server.is_empty() { String::new() } else { format!(" on {server}") };
     let _ = writeln!(text.text, "{}{on}  {state}, up {up}", style.bold(&format!("dapbox {version}")));
     for reason in not_ready {
-        text.painted("because", reason, Style::bad);
+        text.styled_line("because", reason, Style::bad);
     }
     text.line("disk", &format!("{} free, {} needed", bytes(disk.free_bytes), bytes(disk.reserve_bytes)));
     text.line(
@@ -92,7 +92,7 @@ fn server(text: &mut Text, overview: &Overview) {
     }
     if *log_lines_dropped > 0 {
         let lines = style::counted(*log_lines_dropped, "line");
-        text.painted("log", &format!("{lines} dropped: standard error did not take them"), Style::bad);
+        text.styled_line("log", &format!("{lines} dropped: standard error was blocked"), Style::bad);
     }
 }
 
@@ -105,17 +105,17 @@ fn key_line(key: &KeyStatus, now: Time) -> String {
 
 fn certificate(text: &mut Text, tls: &TlsStatus, now: Time) {
     match &tls.certificate {
-        None => text.painted("certificate", "none yet", Style::bad),
+        None => text.styled_line("certificate", "none yet", Style::bad),
         Some(certificate) => {
             let names = certificate.names.join(", ");
             match certificate.not_after.0.checked_sub(now.0) {
                 Some(left @ 1..) => text.line("certificate", &format!("{names}, valid for {}", span(Duration(left)))),
-                _ => text.painted("certificate", &format!("{names}, not valid any more"), Style::bad),
+                _ => text.styled_line("certificate", &format!("{names}, expired"), Style::bad),
             }
         }
     }
     if let Some(trouble) = &tls.last_error {
-        text.painted("", trouble, Style::bad);
+        text.styled_line("", trouble, Style::bad);
     }
 }
 
@@ -126,7 +126,7 @@ fn task(text: &mut Text, view: &TaskView, now: Time, most: usize) {
     let _ = writeln!(text.text, "{name}{}", text.style.bold(&format!("Task {}", status.id)));
     let (revision, measures) = (show::revision(status.revision), show::vdaf(&status.vdaf));
     text.line(show::role(status.role), &format!("{revision}, {measures}"));
-    text.line("batches are", &show::batches(status.batch_mode, status.min_batch_size));
+    text.line("batch mode", &show::batches(status.batch_mode, status.min_batch_size));
     if let Some(epsilon) = status.noise {
         text.line("noise", &format::noise(&status.vdaf, epsilon));
     }
@@ -138,9 +138,9 @@ fn task(text: &mut Text, view: &TaskView, now: Time, most: usize) {
     }
     let is_leader = status.role == Role::Leader;
     if is_leader {
-        text.line("uploads", &so_far(view.upload_rate, counted(REPORT_SUCCESS)));
+        text.line("uploads", &rate_and_total(view.upload_rate, counted(REPORT_SUCCESS)));
     }
-    text.line("aggregated", &so_far(view.aggregation_rate, counted(AGGREGATE_SUCCESS)));
+    text.line("aggregated", &rate_and_total(view.aggregation_rate, counted(AGGREGATE_SUCCESS)));
     last_hour(text, view);
     if is_leader {
         let oldest = view
@@ -148,9 +148,9 @@ fn task(text: &mut Text, view: &TaskView, now: Time, most: usize) {
             .map(|oldest| format!(", the oldest for {}", span(Duration(now.0.saturating_sub(oldest.0)))));
         let jobs = style::counted(status.jobs, "job");
         let waiting = style::counted(status.waiting, "report");
-        text.line("waiting", &format!("{waiting}{}; {jobs} under way", oldest.unwrap_or_default()));
+        text.line("waiting", &format!("{waiting}{}; {jobs} in progress", oldest.unwrap_or_default()));
     } else if status.jobs > 0 {
-        text.line("put off", &style::counted(status.jobs, "aggregation job"));
+        text.line("deferred", &style::counted(status.jobs, "aggregation job"));
     }
     batches(text, view, now, most);
     let collections = match status.collections_waiting {
@@ -161,18 +161,18 @@ fn task(text: &mut Text, view: &TaskView, now: Time, most: usize) {
     collected(text, status);
     refusals(text, view);
     if let Some(contradiction) = counters::contradiction(&status.counters) {
-        text.painted("trouble", &contradiction, Style::bad);
+        text.styled_line("trouble", &contradiction, Style::bad);
     }
     if let Some(peer) = &view.peer {
         helper(text, peer, status.last_error.as_deref(), now);
     }
 }
 
-fn so_far(per_second: f64, total: u64) -> String {
-    format!("{} lately, {} in all", rate(per_second), style::count(total))
+fn rate_and_total(per_second: f64, total: u64) -> String {
+    format!("{} now, {} total", rate(per_second), style::count(total))
 }
 
-/// What happened in the last hour, as a row of bars.
+/// Appends the rates of the last hour as a row of bars.
 fn last_hour(text: &mut Text, view: &TaskView) {
     let rates = view.history.iter().map(|sample| {
         let happened = if view.status.role == Role::Leader { sample.uploaded } else { sample.aggregated };
@@ -183,7 +183,7 @@ fn last_hour(text: &mut Text, view: &TaskView) {
     if most > 0.0 {
         let bars = rates.iter().map(|rate| text.style.levels()[(rate / most * 8.0).ceil().clamp(0.0, 8.0) as usize]);
         let bars: String = bars.collect();
-        let name = text.style.dim(&format!("{:<NAMES$}", "last hour"));
+        let name = text.style.dim(&format!("{:<NAME_WIDTH$}", "last hour"));
         let _ = writeln!(text.text, "  {name}{}", text.style.accent(bars.trim_start()));
     }
 }
@@ -205,7 +205,8 @@ fn batches(text: &mut Text, view: &TaskView, now: Time, most: usize) {
         let line = batch_line(batch, view.status.min_batch_size, text.style);
         let _ = writeln!(text.text, "    {line}");
         if let Some(end) = batch.open_until(now).filter(|_| batch.state == BatchState::Ready) {
-            let open = format!("open until {}; collecting it now refuses later reports", timestamp::brief(end, now));
+            let open =
+                format!("open until {}; if collected now, later reports are refused", timestamp::brief(end, now));
             let _ = writeln!(text.text, "      {}", text.style.dim(&open));
         }
     }
@@ -215,21 +216,21 @@ fn batches(text: &mut Text, view: &TaskView, now: Time, most: usize) {
     }
 }
 
-/// The collected batches whose result was not fetched. 'dapbox task show' lists all.
+/// Appends collected batches whose result is not fetched. `dapbox task show` lists all.
 fn collected(text: &mut Text, status: &TaskStatus) {
     if status.results_not_fetched == 0 {
         return;
     }
     let is_open =
         |batch: &&CollectedBatchStatus| matches!(batch.result, ResultState::Pending | ResultState::NotFetched);
-    for batch in status.collected.iter().filter(is_open).take(FEW) {
+    for batch in status.collected.iter().filter(is_open).take(MAX_BATCHES) {
         let reports = batch.report_count.map(|count| style::counted(count, "report")).unwrap_or_default();
         let line = format!("{}  {reports}, {}", show::collected_batch(batch), batch.result.name());
         for part in findings::wrap(&line, style::WIDTH - 4) {
             let _ = writeln!(text.text, "    {part}");
         }
     }
-    let more = status.results_not_fetched.saturating_sub(FEW as u64);
+    let more = status.results_not_fetched.saturating_sub(MAX_BATCHES as u64);
     if more > 0 {
         let _ = writeln!(text.text, "    {}", text.style.dim(&format!("and {} more not fetched", style::count(more))));
     }
@@ -239,14 +240,14 @@ fn batch_line(batch: &BatchView, needed: u64, style: Style) -> String {
     let name = match (&batch.id, batch.interval) {
         (Some(id), _) => id.chars().take(20).collect(),
         (None, Some(interval)) => timestamp::show(interval.start()),
-        (None, None) => "to come".to_owned(),
+        (None, None) => "next".to_owned(),
     };
     let state = match batch.state {
         BatchState::Ready => style.good("ready"),
         BatchState::NotAggregatedYet => style.accent("not aggregated yet"),
         BatchState::TooFew => style.dim("too few"),
     };
-    // All of the line but the bar has 65 columns.
+    // The line without the bar has 65 columns.
     let room = style.width().saturating_sub(68).min(40);
     let bar = style.bar(batch.aggregated.min(needed).into(), needed.into(), room);
     let waiting = if batch.waiting > 0 { format!(" + {}", short(batch.waiting)) } else { String::new() };
@@ -265,22 +266,22 @@ fn refusals(text: &mut Text, view: &TaskView) {
     }
 }
 
-fn helper(text: &mut Text, peer: &PeerStatus, trouble: Option<&str>, now: Time) {
+fn helper(text: &mut Text, peer: &PeerStatus, last_error: Option<&str>, now: Time) {
     let since = |time: Option<Time>| time.map(|time| relative(time, now));
     match (since(peer.last_success), since(peer.last_failure), trouble) {
         (success, failure, Some(trouble)) => {
-            let last = success.map_or("not since the start".to_owned(), |time| format!("last {time}"));
+            let last = success.map_or("no response since the start".to_owned(), |time| format!("last response {time}"));
             let failure = failure.map(|time| format!(", failed {time}")).unwrap_or_default();
-            text.painted("helper", &format!("does not answer as it should: {last}{failure}"), Style::bad);
-            text.painted("", trouble, Style::bad);
+            text.styled_line("helper", &format!("failing: {last}{failure}"), Style::bad);
+            text.styled_line("", trouble, Style::bad);
         }
-        (Some(success), ..) => text.line("helper", &format!("answers, last {success}")),
-        (None, Some(failure), None) => text.line("helper", &format!("failed {failure}, and was not asked since")),
-        (None, None, None) => text.line("helper", "not asked since the start"),
+        (Some(success), ..) => text.line("helper", &format!("ok, last response {success}")),
+        (None, Some(failure), None) => text.line("helper", &format!("failed {failure}, no request since")),
+        (None, None, None) => text.line("helper", "no request since the start"),
     }
 }
 
-/// A number in at most five characters, up to a trillion.
+/// Formats a number with at most five characters, up to a trillion.
 fn short(number: u64) -> String {
     let value = number as f64;
     match number {
@@ -369,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_is_said_within_80_columns() {
+    fn shows_overview_within_80_columns() {
         let disk = DiskStatus {
             dir: "/var/lib/dapbox".into(),
             free_bytes: 100 << 20,
@@ -414,20 +415,20 @@ mod tests {
             "dap.example, valid for 10 d",
             "log           17 lines dropped",
             "leader        dap-09, count",
-            "uploads       12/s lately, 12,345,678 in all",
+            "uploads       12/s now, 12,345,678 total",
             "last hour     ▄█",
-            "1,234 reports, the oldest for 4 s; 2 jobs under way",
+            "1,234 reports, the oldest for 4 s; 2 jobs in progress",
             "1 ready to collect, 9 with too few reports",
             "999k + 999k of 1M   not aggregated yet",
             "████████████ 2M of 1M            ready",
-            "open until 01:00; collecting it now refuses later reports",
+            "open until 01:00; if collected now, later reports are refused",
             "1,000,000 reports, not fetched",
             "and 6 more",
             "and 2 more not fetched",
             "3 batches; 1 collection waiting",
             "         3  sealed to an unknown key",
             "         1  by the helper: not valid",
-            "helper        does not answer as it should: last 1 min ago, failed now",
+            "helper        failing: last response 1 min ago, failed now",
         ] {
             assert!(text.contains(part), "{part}\n{text}");
         }
@@ -440,7 +441,7 @@ mod tests {
         assert!(ready.contains("dapbox 1.2.3 on dap.example  ready, needs attention, up 2 h"), "{ready}");
         let tls = Some(TlsStatus { certificate: None, last_error: Some("the authority is away".to_owned()) });
         let text = overview(&Overview { tls, tasks: Vec::new(), ..all }, true, Style::plain());
-        for part in ["certificate   none yet\n                the authority is away", "There is no task"] {
+        for part in ["certificate   none yet\n                the authority is away", "No tasks"] {
             assert!(text.contains(part), "{part}\n{text}");
         }
     }

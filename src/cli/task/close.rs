@@ -1,15 +1,15 @@
-//! `dapbox task close`: closes everything of tasks before a time, after the other aggregator has lost something.
+//! `dapbox task close`: closes tasks for reports before a time, after the other aggregator lost data.
 
 use super::{
     super::{
         Failure, Outcome,
         args::DestructiveArgs,
         control::Control,
-        pasted, show,
-        style::{Style, say, warn},
+        input, show,
+        style::{Style, print, warn},
         timestamp,
     },
-    Done, confirmed,
+    TaskActionResult, confirm,
 };
 use crate::{
     model::{Role, TaskId, Time},
@@ -17,32 +17,32 @@ use crate::{
     views::status::TaskStatus,
 };
 
-/// How far ahead a time may be, in seconds and beside the time precision: what is closed never opens again.
+/// Maximum distance of `--before` in the future, in seconds plus the time precision. Closing cannot be undone.
 const AHEAD: u64 = 86_400;
 
 /// Arguments of `dapbox task close`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "For when the other aggregator was restored from a backup: its 'dapbox restore' says what to run here. \
-    What the two have in their batches may differ from then on, and a batch that differs can never be collected. So both \
-    close everything of before the same time: older reports are refused, sums that were not collected are given up, \
-    batches of fixed size begin anew. Results that there are stay. There is no way back.\n\n\
+    after_help = "Run this after the other aggregator restored a backup; its 'dapbox restore' prints the command. The \
+    batches of the two aggregators may differ then, and a batch that differs cannot be collected. Both close the same \
+    past: older reports are refused, uncollected sums are discarded, fixed-size batches start again. Existing results \
+    remain. This cannot be undone.\n\n\
     Examples:\n  \
     dapbox task close --peer https://helper.example --before 2026-11-24T13:00\n  \
     dapbox task close --all --before 2026-11-24T13:00 --yes"
 )]
 #[command(group(clap::ArgGroup::new("which").required(true).args(["id", "peer", "all"])))]
 pub struct Args {
-    /// The task's whole id.
-    #[arg(allow_hyphen_values = true, value_parser = pasted::task_id)]
+    /// Complete task id.
+    #[arg(allow_hyphen_values = true, value_parser = input::parse_task_id)]
     id: Option<TaskId>,
-    /// All tasks whose other aggregator has a URL that begins like this.
+    /// All tasks whose other aggregator's URL starts with this.
     #[arg(long, value_name = "URL")]
     peer: Option<String>,
     /// All tasks.
     #[arg(long)]
     all: bool,
-    /// The time, rounded up to each task's time precision.
+    /// End of the closed past (RFC 3339, UTC), rounded up to each task's time precision.
     #[arg(long, value_name = "TIME", value_parser = timestamp::parse)]
     before: Time,
     #[command(flatten)]
@@ -60,25 +60,24 @@ pub async fn run(args: Args) -> Outcome {
 async fn close(control: &Control, args: &Args) -> Outcome {
     let tasks: Vec<_> = control.tasks().await?.into_iter().filter(|task| is_meant(args, task)).collect();
     if tasks.is_empty() {
-        return Err(Failure::new("there is no such task; 'dapbox task list' shows all"));
+        return Err(Failure::new("no matching task (hint: 'dapbox task list' shows all)"));
     }
     check(args.before, clock::now(), &tasks)?;
     if !args.shared.yes {
-        for task in &tasks {
-            say(show::task_line(task, Style::stdout()))?;
-        }
+        print(show::task_table(&tasks, Style::stdout()))?;
         let before = timestamp::show(args.before);
-        say(format!("\nEverything of before {before} is closed for good: what was not collected is lost."))?;
-        if !confirmed("close it")? {
-            return Err(Failure::new("nothing was closed"));
+        print(format!("\nThis closes the time before {before} permanently: uncollected reports of it are lost."))?;
+        if !confirm("close it")? {
+            return Err(Failure::new("cancelled: nothing was closed"));
         }
     }
     for task in &tasks {
         match control.close_before(task.id, args.before).await? {
             Some(horizon) => {
-                let done = Done { closed_before: Some(horizon), ..Done::new(task.id, "closed") };
+                let done =
+                    TaskActionResult { closed_before: Some(horizon), ..TaskActionResult::new(task.id, "closed") };
                 let sentence = || format!("Task {}: closed before {}.", task.id, timestamp::show(horizon));
-                done.say(args.shared.output, sentence)?;
+                done.print(args.shared.output.format, sentence)?;
             }
             None => warn(format!("task {} was removed meanwhile", task.id)),
         }
@@ -94,9 +93,8 @@ fn is_meant(args: &Args, task: &TaskStatus) -> bool {
 fn check(before: Time, now: Time, tasks: &[TaskStatus]) -> Outcome {
     let longest = tasks.iter().map(|task| task.time_precision.0).max().unwrap_or_default();
     if before.0.saturating_sub(now.0) > longest.saturating_add(AHEAD) {
-        let text = "the time is more than a day ahead: all reports up to then would be refused, and what is closed never \
-                    opens again";
-        return Err(Failure::usage(text));
+        let text = "is more than a day ahead: all reports until then would be refused permanently";
+        return Err(Failure::usage(format!("--before {} {text}", timestamp::show(before))));
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `dapbox task import`: adds the tasks of a YAML list, as Janus's command line provisions from.
+//! `dapbox task import`: adds the tasks of a YAML list for Janus's `provision-tasks`.
 
 use std::path::PathBuf;
 
@@ -7,13 +7,13 @@ use serde::Serialize;
 use super::{
     super::{
         Failure, Outcome,
-        args::{ConfigArgs, Format},
+        args::{ConfigArgs, Format, OutputArgs},
         control::Control,
-        pasted::read_file,
+        input::read_limited,
         show,
-        style::{counted, say, warn},
+        style::{counted, print, warn},
     },
-    adding, past_closed,
+    add_and_find_closed, describe_closed_past,
 };
 use crate::{
     aggregator::tasks,
@@ -24,58 +24,56 @@ use crate::{
     wire::management::task_list::{self, ListedTask, TaskListOverrides},
 };
 
-/// The longest list that is read, in bytes.
+/// Maximum size of the file, in bytes.
 const MAX_BYTES: u64 = 4 << 20;
 
 /// Arguments of `dapbox task import`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "The file is a list as 'janus_cli provision-tasks' reads it, for leaders, for helpers or for both. Every \
-    field is used or refused, and the tasks are added together: all of them, or none. Ids, keys and hashes may be base64url \
-    or hexadecimal digits. The list says where the other aggregator is; that we are at public_url, or at --url.\n\n\
-    A list may hold the private keys of the aggregator that it is from. This server has keys of its own, and takes none: \
-    clients fetch the new ones by themselves. Give --new-keys to go on without the old.\n\n\
-    What was reported to a task elsewhere is not known here. If a task was in use, give the time from which on reports come \
-    here with 'dapbox task close ID --before TIME', or reports could be counted and batches collected twice.\n\n\
+    after_help = "Reads the format of 'janus_cli provision-tasks', for leaders, helpers or both. Unknown fields are \
+    refused. Either all tasks are added or none. Ids, keys and hashes are base64url or hexadecimal. The list contains \
+    the URL of the other aggregator; this aggregator's URL is public_url or --url.\n\n\
+    A list may contain private HPKE keys of its aggregator. This server uses its own keys instead, and clients fetch the \
+    new ones: --new-keys confirms this.\n\n\
+    This server does not know the earlier reports of a task. If a task was in use, run 'dapbox task close ID --before \
+    TIME' with the time of the move; otherwise reports could be counted, and batches collected, twice.\n\n\
     Examples:\n  \
     dapbox task import tasks.yaml --dry-run\n  \
     dapbox task import tasks.yaml --new-keys -o json\n  \
     dapbox task import tasks.yaml --url https://helper.example/dap-09/"
 )]
 pub struct Args {
-    /// The YAML file.
+    /// YAML file to read.
     file: PathBuf,
-    /// Our DAP URL, as the other parties of the tasks have it. Without this, /dap-09/ below public_url.
+    /// This aggregator's DAP URL in the tasks. Default: /dap-09/ below public_url.
     #[arg(long, value_name = "URL")]
     url: Option<BaseUrl>,
-    /// Go on without the private keys of the list.
+    /// Ignore private HPKE keys in the list.
     #[arg(long)]
     new_keys: bool,
-    /// Check the list and show what would be added, and add nothing.
+    /// Validate the list and show its tasks without adding them.
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
     config: ConfigArgs,
-    /// What to print.
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    output: Format,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
-/// What was added, for machines.
+/// The JSON output.
 #[derive(Serialize)]
 struct Imported {
-    /// Which tasks.
     tasks: Vec<ImportedTask>,
-    /// Whether they were added.
+    /// False for a dry run.
     added: bool,
 }
 
-/// One of them.
+/// A task of the list.
 #[derive(Serialize)]
 struct ImportedTask {
     task: TaskId,
     role: Role,
-    /// Before which time everything is closed, if the data directory was restored.
+    /// End of the closed past, if the data directory was restored.
     #[serde(skip_serializing_if = "Option::is_none")]
     closed_before: Option<Time>,
 }
@@ -84,7 +82,7 @@ struct ImportedTask {
 pub async fn run(args: Args) -> Outcome {
     let config = args.config.load(None)?;
     let url = own_url(&args, &config)?;
-    let text = read_file(&args.file, MAX_BYTES)?;
+    let text = read_limited(&args.file, MAX_BYTES)?;
     let context = |why: String| Failure::new(why).context(args.file.display());
     let listed = task_list::read(&text, TaskListOverrides { revision: Revision::Dap09, url: &url }).map_err(context)?;
     if let Some(why) = with_keys(&listed).filter(|_| !args.new_keys) {
@@ -99,11 +97,11 @@ pub async fn run(args: Args) -> Outcome {
     if !args.dry_run {
         let control = Control::open(&config).await?;
         let ids: Vec<TaskId> = found.iter().map(|task| task.public.id).collect();
-        let added = adding(&control, &ids, control.add_tasks(found.clone())).await;
+        let added = add_and_find_closed(&control, &ids, control.add_tasks(found.clone())).await;
         control.close().await;
         closed = added.map_err(|why| why.context(args.file.display()))?;
     }
-    Ok(match args.output {
+    Ok(match args.output.format {
         Format::Json => {
             let closed_before = |id| closed.iter().find(|(of, _)| *of == id).map(|(_, before)| *before);
             let tasks = found.iter().map(|task| ImportedTask {
@@ -111,40 +109,39 @@ pub async fn run(args: Args) -> Outcome {
                 role: task.role(),
                 closed_before: closed_before(task.public.id),
             });
-            say(serde_json::to_string_pretty(&Imported { tasks: tasks.collect(), added: !args.dry_run })?)
+            print(serde_json::to_string_pretty(&Imported { tasks: tasks.collect(), added: !args.dry_run })?)
         }
-        Format::Text if closed.is_empty() => say(summary(&found, &url, args.dry_run)),
-        Format::Text => say(format!("{}\n\n{}", summary(&found, &url, args.dry_run), past_closed(&closed))),
+        Format::Text if closed.is_empty() => print(summary(&found, &url, args.dry_run)),
+        Format::Text => print(format!("{}\n\n{}", summary(&found, &url, args.dry_run), describe_closed_past(&closed))),
     }?)
 }
 
-/// Where we are, as the other parties have it.
+/// Returns this aggregator's URL in the tasks.
 fn own_url(args: &Args, config: &Config) -> Result<String, Failure> {
     match &args.url {
         Some(url) => Ok(url.as_str().to_owned()),
         None if config.public_url.is_empty() => {
-            Err(Failure::usage("a list does not say where we are: give --url, or set public_url in the configuration"))
+            Err(Failure::usage("the URL of this aggregator is unknown (hint: use --url, or set public_url)"))
         }
         None => Ok(peer::dap_url(&config.public_url, Revision::Dap09)),
     }
 }
 
-/// Why tasks with keys are not taken.
+/// Returns an error if a task has private keys.
 fn with_keys(listed: &[ListedTask]) -> Option<String> {
     let with = listed.iter().find(|listed| !listed.keys.is_empty())?;
     Some(format!(
-        "task {} has private keys (hpke_keys), and this server takes only its own. Reports that clients have sealed to the old \
-         keys will be refused, whereupon they fetch the new: give --new-keys if that is fine",
+        "task {} has private keys (hpke_keys), but this server uses its own (hint: --new-keys ignores them; reports \
+         encrypted to the old keys are refused until clients fetch the new ones)",
         with.task.public.id
     ))
 }
 
-/// In what the list differs from the configuration, which has one such limit for all tasks.
+/// Returns a warning if the clock skew of a task differs from the server's, which applies to all tasks.
 fn other_skew(listed: &[ListedTask], ours: Duration) -> Option<String> {
     let other = listed.iter().find(|listed| listed.skew != ours)?;
     Some(format!(
-        "task {} takes reports {} ahead of the clock in the list (tolerable_clock_skew); here it will be {}, for all tasks \
-         (limits.clock_skew)",
+        "task {}: tolerable_clock_skew {} is ignored; limits.clock_skew of this server is {}",
         other.task.public.id,
         format::span(other.skew),
         format::span(ours)
@@ -166,7 +163,7 @@ fn summary(found: &[Task], url: &str, is_dry: bool) -> String {
         ));
     }
     let done = if is_dry { "would be added" } else { "added" };
-    format!("{text}{} {done}. We are at {url} in them.", counted(found.len() as u64, "task"))
+    format!("{text}{} {done} with {url} as this aggregator's URL.", counted(found.len() as u64, "task"))
 }
 
 #[cfg(test)]
@@ -180,21 +177,21 @@ mod tests {
     }
 
     #[test]
-    fn a_summary_says_what_each_task_is() {
+    fn summarizes_imported_tasks() {
         let mut task = listed(60, &[]).task;
         let plain = summary(&[task.clone()], "https://here.example/", true);
-        assert!(plain.contains("1 task would be added. We are at https://here.example/"), "{plain}");
+        assert!(plain.contains("1 task would be added with https://here.example/ as"), "{plain}");
         task.public.noise = Some("0.5".parse().unwrap());
         let noisy = summary(&[task], "https://here.example/", false);
         assert!(noisy.contains(", epsilon 0.5; ") && !plain.contains("epsilon"), "{noisy}");
     }
 
     #[test]
-    fn what_cannot_be_taken_over_is_said() {
+    fn reports_keys_and_skew_of_imported_list() {
         assert_eq!(with_keys(&[listed(60, &[])]), None);
         assert!(with_keys(&[listed(60, &[]), listed(60, &[7])]).unwrap().contains("--new-keys"));
         assert_eq!(other_skew(&[listed(60, &[])], Duration(60)), None);
         let said = other_skew(&[listed(60, &[]), listed(300, &[])], Duration(60)).unwrap();
-        assert!(said.contains("5 min") && said.contains("here it will be 1 min"), "{said}");
+        assert!(said.contains("5 min") && said.contains("this server is 1 min"), "{said}");
     }
 }

@@ -1,29 +1,29 @@
-//! `dapbox task rename`: gives a task another local name.
+//! `dapbox task rename`: changes the local name of a task.
 
 use super::{
     super::{
         Failure, Outcome,
-        args::{ConfigArgs, Format},
+        args::{ConfigArgs, OutputArgs},
         control::Control,
     },
-    Done, find,
+    TaskActionResult, find,
 };
 use crate::store::name::TaskName;
 
 /// Arguments of `dapbox task rename`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "A name is local: no other party learns it, and nothing of the protocol depends on it. 'task list', \
-    'task show', 'status', the status page, 'doctor' and the metrics show it.\n\n\
+    after_help = "The name is local: it is not sent to other parties. 'task list', 'task show', 'status', the status \
+    page, 'doctor' and the metrics show it.\n\n\
     Examples:\n  \
     dapbox task rename 9GgQ checkout-eu\n  \
     dapbox task rename checkout-eu --none"
 )]
 pub struct Args {
-    /// The task's id, the beginning of it, or its name.
+    /// Task id, its first characters, or the task's name.
     #[arg(allow_hyphen_values = true)]
     task: String,
-    /// The new name: letters, digits, blanks and any of -._:/+()#,& with at most 64 characters.
+    /// New name: up to 64 letters, digits, blanks or any of -._:/+()#,&
     #[arg(required_unless_present = "none", conflicts_with = "none")]
     name: Option<TaskName>,
     /// Remove the name.
@@ -31,9 +31,8 @@ pub struct Args {
     none: bool,
     #[command(flatten)]
     config: ConfigArgs,
-    /// What to print.
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    output: Format,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// Runs `dapbox task rename`.
@@ -48,10 +47,10 @@ async fn rename(control: &Control, args: &Args) -> Outcome {
     let tasks = control.tasks().await?;
     let id = find(&tasks, &args.task)?.id;
     if !control.rename_task(id, args.name.clone()).await? {
-        return Err(Failure::new(format!("there is no task {id}")));
+        return Err(Failure::new(format!("unknown task {id}")));
     }
-    Done::new(id, "renamed").say(args.output, || match &args.name {
-        Some(name) => format!("Task {id} is called {name} here."),
-        None => format!("Task {id} has no name any more."),
+    TaskActionResult::new(id, "renamed").print(args.output.format, || match &args.name {
+        Some(name) => format!("Task {id} renamed to {name}."),
+        None => format!("Name of task {id} removed."),
     })
 }

@@ -1,4 +1,4 @@
-//! `dapbox task token`: replacing the tokens of a task while it goes on.
+//! `dapbox task token`: rotates the bearer tokens of a task without interruption.
 
 use std::path::{Path, PathBuf};
 
@@ -7,9 +7,10 @@ use serde::Serialize;
 use super::{
     super::{
         Failure, Outcome,
-        args::{ConfigArgs, Format, duration},
+        args::{ConfigArgs, Format, OutputArgs, parse_duration},
         control::Control,
-        style::say,
+        style::{Style, print},
+        table::Table,
         taskfile::TaskFile,
         timestamp,
     },
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::{
     model::{
-        Duration, Secret, TaskId, TokenHash,
+        Duration, Secret, TaskId, Time, TokenHash,
         tokens::{NewToken, TokenChange, TokenDirection, TokenStatus},
     },
     support::{duration, files},
@@ -26,26 +27,22 @@ use crate::{
 /// The subcommands of `dapbox task token`.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
-    /// Present a new token: a leader to the helper, a collector to the leader.
+    /// Present a new token: as the leader to the helper, or as the collector to the leader.
     Rotate(RotateArgs),
-    /// Accept a new token: a helper from the leader, a leader from the collector.
+    /// Accept a new token: as the helper from the leader, or as the leader from the collector.
     Accept(AcceptArgs),
-    /// Show which tokens are in force, by their hashes.
-    #[command(
-        after_help = "Which of them a peer has presented, and when last, tells whether it has changed to the new \
-        one.\n\n\
+    /// List the valid tokens by their hashes.
+    #[command(after_help = "The time of last use shows whether a peer presents the new token.\n\n\
         Example:\n  \
-        dapbox task token list 9GgQ"
-    )]
+        dapbox task token list 9GgQ")]
     List(ShowArgs),
 }
 
 /// Arguments of `dapbox task token rotate`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "It does not matter which side changes first: whoever presents the token tries the new one, and the old \
-    one where the new one is refused; whoever accepts it takes both for a while. What to send to the other side is \
-    printed; it is no secret.\n\n\
+    after_help = "Either side may change first: the presenting side tries the new token and falls back to the old one; \
+    the accepting side accepts both for --keep-old. Prints the command for the other side, which contains no secret.\n\n\
     Examples:\n  \
     dapbox task token rotate 9GgQ\n  \
     dapbox task token rotate --collector collector.toml\n  \
@@ -53,36 +50,34 @@ pub enum Command {
 )]
 #[command(group(clap::ArgGroup::new("whose").required(true).args(["id", "collector"])))]
 pub struct RotateArgs {
-    /// The task's id, or the beginning of it, at its leader.
+    /// Task id, its first characters, or the task's name, at its leader.
     #[arg(allow_hyphen_values = true)]
     id: Option<String>,
-    /// The collector's file, which is written anew.
+    /// Collector's file to update.
     #[arg(long, value_name = "FILE")]
     collector: Option<PathBuf>,
-    /// A file with the token that the other side wants; without this a new one is drawn.
+    /// File with the new token. Default: a random token.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// For how long the old token is tried where the new one is refused (leader).
-    #[arg(long, value_parser = duration, value_name = "DURATION", default_value = "7d")]
+    /// How long a leader falls back to the old token.
+    #[arg(long, value_parser = parse_duration, value_name = "DURATION", default_value = "7d")]
     keep_old: std::time::Duration,
-    /// Print the new token itself: SECRET, for another side that is not dapbox.
+    /// Print the new token (SECRET), for a peer that does not run dapbox.
     #[arg(long)]
     show_token: bool,
     #[command(flatten)]
     config: ConfigArgs,
-    /// What to print.
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    output: Format,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
-/// What the other side is to accept, for machines.
+/// The JSON output: what the other side has to accept.
 #[derive(Serialize)]
 struct Rotated<'a> {
-    /// Which task.
     task: TaskId,
-    /// The hash of the new token.
+    /// Hash of the new token.
     hash: TokenHash,
-    /// The new token itself, if it was asked for.
+    /// The new token, with `--show-token`.
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<&'a str>,
 }
@@ -90,31 +85,30 @@ struct Rotated<'a> {
 /// Arguments of `dapbox task token accept`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "If the old token is known to somebody who should not have it, give --keep-old 0s: it is refused \
-    from now on, and the other side must present the new one first.\n\n\
+    after_help = "If the old token is compromised, use --keep-old 0s: it is refused immediately, so the other side must \
+    present the new one first.\n\n\
     Examples:\n  \
     dapbox task token accept 9GgQ \\\n      --hash 47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU\n  \
     dapbox task token accept 9GgQ --token-file new-token --keep-old 0s"
 )]
 #[command(group(clap::ArgGroup::new("what").required(true).args(["hash", "token_file"])))]
 pub struct AcceptArgs {
-    /// The task's id, or the beginning of it.
+    /// Task id, its first characters, or the task's name.
     #[arg(allow_hyphen_values = true)]
     id: String,
-    /// The SHA-256 hash of the new token, unpadded base64url, as the other side's 'rotate' prints it.
+    /// SHA-256 hash of the new token (unpadded base64url), as printed by 'rotate' on the other side.
     #[arg(long, allow_hyphen_values = true)]
     hash: Option<TokenHash>,
-    /// A file with the new token itself.
+    /// File with the new token.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// For how long the old token is accepted too.
-    #[arg(long, value_parser = duration, value_name = "DURATION", default_value = "7d")]
+    /// How long the old token is still accepted.
+    #[arg(long, value_parser = parse_duration, value_name = "DURATION", default_value = "7d")]
     keep_old: std::time::Duration,
     #[command(flatten)]
     config: ConfigArgs,
-    /// What to print.
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    output: Format,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// Runs `dapbox task token`.
@@ -135,45 +129,43 @@ async fn rotate(args: RotateArgs) -> Outcome {
         (_, Some(file)) => {
             let task = rotate_collector(file, &new)?;
             let shown = file.display();
-            (task, format!("{shown} has a new token, and the old one for as long as the leader refuses it."), "leader")
+            (task, format!("{shown} has a new token, with the old one as a fallback."), "leader")
         }
         (Some(id), None) => {
             let keep_old = Duration(args.keep_old.as_secs());
             let change = |task| TokenChange { task, new: NewToken::Presented(new.clone()), keep_old };
             let (task, _) = apply(&args.config, id, change).await?;
             let span = duration::show(args.keep_old);
-            let sentence = format!(
-                "the helper is asked with a new token from now on, and for {span} with the old one where it refuses that."
-            );
+            let sentence = format!("new token presented to the helper, with a fallback to the old one for {span}.");
             (task, sentence, "helper")
         }
-        (None, None) => return Err(Failure::usage("give a task, or the collector's file")),
+        (None, None) => return Err(Failure::usage("a task id or --collector is required")),
     };
     let hash = TokenHash::of(new.expose());
     let token = new.expose_text().filter(|_| args.show_token);
-    if args.output == Format::Json {
-        return Ok(say(serde_json::to_string(&Rotated { task, hash, token })?)?);
+    if args.output.format == Format::Json {
+        return Ok(print(serde_json::to_string(&Rotated { task, hash, token })?)?);
     }
     let accept = format!("dapbox task token accept {task} --hash={hash}");
-    say(format!("Task {task}: {sentence}\n\nFor the {whose}'s operator, and no secret:\n\n  {accept}"))?;
-    Ok(token.map_or(Ok(()), |token| say(format!("\nSECRET, the token itself: {token}")))?)
+    print(format!("Task {task}: {sentence}\n\nSend this to the {whose}'s operator (not secret):\n\n  {accept}"))?;
+    Ok(token.map_or(Ok(()), |token| print(format!("\nToken (SECRET): {token}")))?)
 }
 
-/// Puts a new token into the collector's file, beside the old one.
+/// Adds a new token to the collector's file and keeps the old one as a fallback.
 fn rotate_collector(path: &Path, new: &Secret) -> Result<TaskId, Failure> {
     let mut file = TaskFile::read(path)?;
     let (id, shown) = (file.task.id, path.display());
     let Some(part) = &mut file.collector else {
-        return Err(Failure::usage(format!("{shown} is not the collector's file, collector.toml")));
+        return Err(Failure::usage(format!("{shown} is not a collector's file (hint: use collector.toml)")));
     };
     if part.token == *new {
         return Ok(id);
     }
-    // The leader may know that one only: with a second new one it would be lost, and nobody could collect.
+    // The leader may accept only that token: a second rotation would lose it and make collection impossible.
     if part.previous_token.is_some() {
         return Err(Failure::new(format!(
-            "{shown} still has the token before the last change: once the leader accepts the new one ('dapbox task token \
-             accept' there), delete previous_token from the file, and rotate again"
+            "{shown} still has a previous_token (hint: after 'dapbox task token accept' at the leader, delete \
+             previous_token from the file and rotate again)"
         )));
     }
     part.previous_token = Some(std::mem::replace(&mut part.token, new.clone()));
@@ -185,18 +177,18 @@ async fn accept(args: AcceptArgs) -> Outcome {
     let hash = match (args.hash, &args.token_file) {
         (Some(hash), _) => hash,
         (None, Some(file)) => TokenHash::of(read_token(file)?.expose()),
-        (None, None) => return Err(Failure::usage("give --hash or --token-file")),
+        (None, None) => return Err(Failure::usage("--hash or --token-file is required")),
     };
     let keep_old = Duration(args.keep_old.as_secs());
     let change = |task| TokenChange { task, new: NewToken::Accepted(hash), keep_old };
     let (task, tokens) = apply(&args.config, &args.id, change).await?;
-    if args.output == Format::Text {
-        say(format!("Task {task}: the new token is accepted from now on."))?;
+    if args.output.format == Format::Text {
+        print(format!("Task {task}: new token accepted."))?;
     }
     show(&tokens, args.output)
 }
 
-/// Changes a token of the task whose id begins like this.
+/// Changes a token of the task with this name or id prefix.
 async fn apply(
     config: &ConfigArgs,
     id: &str,
@@ -216,30 +208,27 @@ async fn list(args: ShowArgs) -> Outcome {
     let control = Control::open(&args.config.load(None)?).await?;
     let found = async {
         let task = find(&control.tasks().await?, &args.id)?.id;
-        control.tokens(task).await?.ok_or_else(|| Failure::new(format!("there is no task {task}")))
+        control.tokens(task).await?.ok_or_else(|| Failure::new(format!("unknown task {task}")))
     };
     let found = found.await;
     control.close().await;
     show(&found?, args.output)
 }
 
-fn show(tokens: &[TokenStatus], format: Format) -> Outcome {
-    Ok(say(match format {
-        Format::Json => serde_json::to_string_pretty(tokens)?,
-        Format::Text => tokens.iter().map(line).collect::<Vec<_>>().join("\n"),
-    })?)
-}
-
-/// One token in one line.
-fn line(token: &TokenStatus) -> String {
-    let direction = match token.direction {
-        TokenDirection::Accepted => "accepted ",
-        TokenDirection::Presented => "presented",
-    };
-    let hash = token.hash;
-    let until = token.until.map_or_else(String::new, |until| format!(", until {}", timestamp::show(until)));
-    let used = token.last_presented.map_or_else(String::new, |at| format!(", last used {}", timestamp::show(at)));
-    format!("{direction}  {hash}{until}{used}")
+fn show(tokens: &[TokenStatus], output: OutputArgs) -> Outcome {
+    output.print(&tokens, || {
+        let mut table = Table::new(Style::stdout(), ["direction", "hash", "valid until", "last used"]);
+        for token in tokens {
+            let direction = match token.direction {
+                TokenDirection::Accepted => "accepted",
+                TokenDirection::Presented => "presented",
+            };
+            let time = |time: Option<Time>, none: &str| time.map_or_else(|| none.to_owned(), timestamp::show);
+            let (until, used) = (time(token.until, "replaced"), time(token.last_presented, "never"));
+            table.row([direction.into(), token.hash.into(), until.into(), used.into()]);
+        }
+        table.to_string()
+    })
 }
 
 fn read_token(path: &Path) -> Result<Secret, Failure> {

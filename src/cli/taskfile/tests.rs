@@ -26,7 +26,7 @@ fn files() -> TaskFiles {
     TaskFiles::generate(parameters(), &VerifyKey::default()).unwrap()
 }
 
-/// Of a task that has all that the later revision has.
+/// The files of a task with all parameters of DAP-18.
 fn later_files() -> TaskFiles {
     let task = Parameters {
         revision: Revision::Dap18,
@@ -42,11 +42,11 @@ fn later_files() -> TaskFiles {
 }
 
 #[test]
-fn files_read_back_are_private_and_are_not_overwritten() {
+fn writes_private_files_once() {
     for files in [files(), later_files()] {
         let dir = tempfile::tempdir().unwrap();
         files.write(dir.path()).unwrap();
-        for (name, file) in files.named() {
+        for (name, file) in files.by_file_name() {
             let path = dir.path().join(name);
             assert_eq!(TaskFile::read(&path).unwrap(), *file, "{name}");
             let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
@@ -58,7 +58,7 @@ fn files_read_back_are_private_and_are_not_overwritten() {
 }
 
 #[test]
-fn leader_and_helper_get_the_same_task_and_matching_tokens() {
+fn generates_matching_leader_and_helper_tasks() {
     let files = files();
     let leader = files.leader.aggregator_task().unwrap();
     let helper = files.helper.aggregator_task().unwrap();
@@ -77,7 +77,7 @@ fn leader_and_helper_get_the_same_task_and_matching_tokens() {
 }
 
 #[test]
-fn nobody_gets_another_partys_secrets() {
+fn separates_secrets_of_parties() {
     let files = files();
     let text = |file: &TaskFile| file.to_text().unwrap();
     let verify_key = toml::Value::try_from(&files.helper.helper.as_ref().unwrap().verify_key).unwrap().to_string();
@@ -85,7 +85,7 @@ fn nobody_gets_another_partys_secrets() {
     let token = collector.token.expose_text().unwrap();
     let private_key = toml::Value::try_from(&collector.private_key).unwrap().to_string();
     let helper_token = files.leader.leader.as_ref().unwrap().helper_token.expose_text().unwrap();
-    let holders = |secret: &str| files.named().map(|(_, file)| text(file).contains(secret));
+    let holders = |secret: &str| files.by_file_name().map(|(_, file)| text(file).contains(secret));
     assert_eq!(holders(&verify_key), [true, true, false, false]);
     assert_eq!(holders(helper_token), [true, false, false, false]);
     assert_eq!(holders(token), [false, false, false, true]);
@@ -95,8 +95,8 @@ fn nobody_gets_another_partys_secrets() {
 }
 
 #[test]
-fn every_key_that_is_not_plain_is_explained() {
-    for (_, file) in files().named().into_iter().chain(later_files().named()) {
+fn comments_every_key() {
+    for (_, file) in files().by_file_name().into_iter().chain(later_files().by_file_name()) {
         let text = file.to_text().unwrap();
         for (_, comment) in COMMENTS {
             let mut keys = COMMENTS.iter().filter(|(_, other)| *other == comment).map(|(key, _)| *key);
@@ -107,7 +107,7 @@ fn every_key_that_is_not_plain_is_explained() {
 }
 
 #[test]
-fn unknown_keys_bad_values_and_mixed_files_are_refused_with_a_line() {
+fn rejects_invalid_task_files() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.toml");
     let good = files().helper.to_text().unwrap();
@@ -131,7 +131,7 @@ fn unknown_keys_bad_values_and_mixed_files_are_refused_with_a_line() {
 }
 
 #[test]
-fn what_a_later_revision_has_is_in_the_files() {
+fn writes_parameters_of_dap18() {
     let files = later_files();
     for file in [&files.leader, &files.helper] {
         let task = file.aggregator_task().unwrap();
@@ -147,7 +147,7 @@ fn what_a_later_revision_has_is_in_the_files() {
 }
 
 #[test]
-fn a_verification_key_can_be_derived_from_a_seed_and_the_task() {
+fn derives_verify_key_from_seed_and_task() {
     let seed = Secret::random(32);
     let key = |task: Parameters, seed: &Secret| {
         let files = TaskFiles::generate(task, &VerifyKey { seed: Some(seed.clone()), id: 0 }).unwrap();
@@ -163,7 +163,7 @@ fn a_verification_key_can_be_derived_from_a_seed_and_the_task() {
 }
 
 #[test]
-fn what_the_revision_cannot_express_is_refused() {
+fn rejects_parameters_unsupported_by_revision() {
     let cases: [(&str, Parameters); 4] = [
         ("maximum 100", Parameters { vdaf: VdafConfig::Prio3Sum { max: MaxMeasurement(100) }, ..parameters() }),
         ("info", Parameters { info: "x".to_owned(), ..parameters() }),

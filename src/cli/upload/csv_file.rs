@@ -1,4 +1,4 @@
-//! A CSV file with one measurement in each row. It is read twice: to check every row, and to upload.
+//! A CSV file with one measurement per row. It is read twice: to validate all rows, and to upload them.
 
 use std::{
     fs::File,
@@ -12,42 +12,42 @@ use csv::{ByteRecord, Position, Trim};
 use super::measure;
 use crate::{cli::Failure, model::VdafConfig, vdaf::Measurement};
 
-/// The most of a stream that is kept in memory, in bytes. A stream cannot be read twice, so all of it is kept.
+/// Maximum size of a stream, in bytes. It is kept in memory, because it cannot be read twice.
 const MAX_STREAM: u64 = 256 << 20;
-/// The delimiters that are tried if none is named.
+/// Delimiters to detect.
 const DELIMITERS: &[u8] = b",;\t|";
-/// What a file of text in UTF-8 may begin with.
+/// The byte order mark of UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-/// What a file of text in UTF-16 begins with.
+/// The byte order marks of UTF-16.
 const UTF_16: [[u8; 2]; 2] = [[0xff, 0xfe], [0xfe, 0xff]];
 
-/// A CSV file whose header was read.
+/// An open CSV file with a valid header.
 pub struct CsvFile {
     source: Source,
     layout: Layout,
 }
 
-/// Where the bytes are.
+/// The source of the bytes.
 enum Source {
     File(File),
     Memory(Arc<[u8]>),
 }
 
-/// What the header says.
+/// The delimiter and columns of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Layout {
     delimiter: u8,
-    /// How many columns there are.
+    /// Number of columns.
     width: usize,
-    /// Where the columns of the measurement are.
+    /// Positions of the measurement's columns.
     positions: Vec<usize>,
 }
 
-/// One row.
+/// A row.
 pub struct Row {
-    /// The line that it begins on.
+    /// Line number of its start.
     pub line: u64,
-    /// The measurement, or what is wrong with it.
+    /// The measurement, or the error.
     pub measurement: Result<Measurement, String>,
 }
 
@@ -65,7 +65,7 @@ impl CsvFile {
         Ok(Self { source, layout })
     }
 
-    /// The file, if it is one that can be read again later.
+    /// Returns the file, unless the source is a stream.
     pub fn file(&self) -> Option<&File> {
         match &self.source {
             Source::File(file) => Some(file),
@@ -73,7 +73,7 @@ impl CsvFile {
         }
     }
 
-    /// All rows, from the first one on.
+    /// Iterates over all rows.
     pub fn rows<'a>(&'a self, vdaf: &'a VdafConfig) -> io::Result<impl Iterator<Item = io::Result<Row>> + use<'a>> {
         let records = self.source.reader(self.layout.delimiter)?.into_byte_records().skip(1);
         Ok(records.map(move |record| {
@@ -85,7 +85,7 @@ impl CsvFile {
 }
 
 impl Source {
-    /// Reads all of it, the header included.
+    /// Creates a reader of all records, including the header.
     fn reader(&self, delimiter: u8) -> io::Result<csv::Reader<Box<dyn Read + '_>>> {
         let mut builder = csv::ReaderBuilder::new();
         builder.has_headers(false).flexible(true).trim(Trim::All).delimiter(delimiter);
@@ -107,7 +107,7 @@ impl Source {
 impl Layout {
     fn measurement(&self, record: &ByteRecord, vdaf: &VdafConfig) -> Result<Measurement, String> {
         if record.len() != self.width {
-            return Err(format!("the row has {} cells, and the header has {}", record.len(), self.width));
+            return Err(format!("the row has {} cells, but the header has {}", record.len(), self.width));
         }
         let cell = |position: &usize| {
             let cell = record.get(*position).unwrap_or_default();
@@ -118,26 +118,26 @@ impl Layout {
     }
 }
 
-/// Keeps a stream in memory.
+/// Reads a stream into memory.
 fn in_memory(stream: impl Read) -> Result<Source, Failure> {
     let mut bytes = Vec::new();
     stream.take(MAX_STREAM + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_STREAM {
         return Err(Failure::new(format!(
-            "the stream has more than {} MiB, and all rows are checked before the first upload: save it as a file",
+            "the stream is larger than {} MiB (hint: save it to a file)",
             MAX_STREAM >> 20
         )));
     }
     Ok(Source::Memory(Arc::from(bytes)))
 }
 
-/// Reads the header. Without a delimiter that is named, the one is taken that makes the most columns of it, among those
-/// with which the columns of the measurement are there.
+/// Reads the header. Without a given delimiter, selects the one that yields the most columns, among those that yield the
+/// measurement's columns.
 fn layout(source: &Source, columns: &[String], delimiter: Option<u8>) -> Result<Layout, Failure> {
     let mut start = Vec::new();
     source.bytes()?.take(2).read_to_end(&mut start)?;
     if UTF_16.iter().any(|mark| start == mark) {
-        return Err(Failure::new("the file is UTF-16 text: save it as CSV in UTF-8"));
+        return Err(Failure::new("the file is encoded in UTF-16 (hint: save it as CSV in UTF-8)"));
     }
     let candidates = delimiter.map_or(DELIMITERS.to_vec(), |delimiter| vec![delimiter]);
     let mut best: Option<(bool, usize, Result<Layout, String>)> = None;
@@ -149,15 +149,15 @@ fn layout(source: &Source, columns: &[String], delimiter: Option<u8>) -> Result<
             best = Some((layout.is_ok(), width, layout));
         }
     }
-    let layout = best.map_or(Err("there is no header".to_owned()), |(.., layout)| layout);
+    let layout = best.map_or(Err("missing header".to_owned()), |(.., layout)| layout);
     layout.map_err(Failure::usage)
 }
 
-/// The names of the columns.
+/// Reads the names of the columns.
 fn header(source: &Source, delimiter: u8) -> Result<Vec<Vec<u8>>, Failure> {
     let mut record = ByteRecord::new();
     if !source.reader(delimiter)?.read_byte_record(&mut record)? {
-        return Err(Failure::new("the file is empty: its first line must name the columns"));
+        return Err(Failure::new("the file is empty (hint: the first line names the columns)"));
     }
     let names = record.iter().enumerate().map(|(index, name)| match index {
         0 => name.strip_prefix(BYTE_ORDER_MARK).unwrap_or(name).trim_ascii().to_vec(),
@@ -166,7 +166,7 @@ fn header(source: &Source, delimiter: u8) -> Result<Vec<Vec<u8>>, Failure> {
     Ok(names.collect())
 }
 
-/// Where columns are. Each text is the name of a column, `#` and its number, or several of these with commas.
+/// Locates columns. Each text is a column name, `#` with a number, or several of these separated by commas.
 fn locate(header: &[Vec<u8>], columns: &[String]) -> Result<Vec<usize>, String> {
     let mut positions = Vec::new();
     for text in columns {
@@ -190,11 +190,11 @@ fn find(header: &[Vec<u8>], name: &str) -> Result<usize, String> {
         ([], Some(index)) => Ok(index),
         ([], None) => {
             let known: Vec<_> = header.iter().map(|name| String::from_utf8_lossy(name)).collect();
-            Err(format!("there is no column '{name}'; there are: {}", known.join(", ")))
+            Err(format!("unknown column '{name}' (columns: {})", known.join(", ")))
         }
         (several, _) => {
             let numbers: Vec<_> = several.iter().map(|index| format!("#{}", index + 1)).collect();
-            Err(format!("several columns are named '{name}': choose one of {}", numbers.join(", ")))
+            Err(format!("several columns are named '{name}' (hint: use one of {})", numbers.join(", ")))
         }
     }
 }
@@ -227,24 +227,24 @@ mod tests {
     }
 
     #[test]
-    fn finds_the_delimiter_and_the_columns() {
+    fn detects_delimiter_and_columns() {
         for text in
             ["a,b\n1,2\n", "a;b\n1;2\n", "a\tb\n1\t2\n", "a|b\n1|2\n", " a , b \r\n 1 , 2 \r\n", "\u{feff}b\n2\n"]
         {
             assert_eq!(numbers(text.as_bytes(), &["b"]), [2], "{text:?}");
         }
-        // Of two that fit, the one that makes more columns.
+        // Of two matching delimiters, the one that yields more columns.
         assert_eq!(numbers(b"b;x,y;z\n2;3,4;5\n", &["b"]), [2]);
         assert_eq!(numbers(b"\xef\xbb\xbf\"a\",b\n7,2\n", &["a"]), [7]);
         assert!(file(b"a;b\n1;2\n", &["b"], Some(b',')).is_err());
         let error = file(b"a;b\n1;2\n", &["c"], None).err().unwrap();
-        assert!(error.message().contains("there are: a, b"), "{}", error.message());
+        assert!(error.message().contains("columns: a, b"), "{}", error.message());
         assert!(file(b"\xff\xfea\0", &["a"], None).err().unwrap().message().contains("UTF-16"));
         assert!(file(b"", &["a"], None).err().unwrap().message().contains("empty"));
     }
 
     #[test]
-    fn finds_columns_with_commas_in_their_names_and_names_that_occur_twice() {
+    fn finds_ambiguous_columns() {
         let text = b"\"size, in cm\",x,x\n1,2,3\n";
         assert_eq!(numbers(text, &["size, in cm"]), [1]);
         assert_eq!(numbers(text, &["#3"]), [3]);
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_that_are_not_used_may_have_any_encoding() {
+    fn ignores_encoding_of_unused_columns() {
         let text = b"Stra\xdfe;n\nM\xfcller;1\n\"two\nlines\";2\nx;\xfc\n";
         let read = rows(&file(text, &["n"], None).unwrap(), &SUM);
         assert_eq!(read[0], (2, Ok(Measurement::Number(1))));
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_with_too_few_or_too_many_cells_is_bad() {
+    fn rejects_rows_of_wrong_width() {
         let read = rows(&file(b"a,b\n1\n1,2\n1,2,3\n300,1\n", &["a"], None).unwrap(), &SUM);
         let is_active: Vec<bool> = read.iter().map(|(_, measurement)| measurement.is_ok()).collect();
         assert_eq!(is_active, [false, true, false, false], "{read:?}");

@@ -1,17 +1,17 @@
-//! From text to measurements.
+//! Parses measurements.
 
 use crate::{
     model::VdafConfig,
     vdaf::{Measurement, table},
 };
 
-/// Reads one measurement: `true`, `7` or `1,0,1`, whichever the VDAF takes.
+/// Parses a measurement: `true`, `7` or `1,0,1`, depending on the VDAF.
 pub fn parse(text: &str, vdaf: &VdafConfig) -> Result<Measurement, String> {
     let cells: Vec<&str> = text.trim_matches(['[', ']']).split(',').collect();
     of_row(&cells, vdaf)
 }
 
-/// Reads one measurement from the cells of a row. Refuses one that is outside the VDAF's range.
+/// Parses a measurement from the cells of a row. Fails if it is outside the VDAF's range.
 pub fn of_row(cells: &[&str], vdaf: &VdafConfig) -> Result<Measurement, String> {
     let measurement = from_cells(cells, vdaf)?;
     table::check_measurement(vdaf, &measurement).map_err(|error| error.to_string())?;
@@ -25,7 +25,7 @@ fn from_cells(cells: &[&str], vdaf: &VdafConfig) -> Result<Measurement, String> 
             number(cell).map(Measurement::Number)
         }
         (VdafConfig::Prio3Count | VdafConfig::Prio3Sum { .. } | VdafConfig::Prio3Histogram { .. }, cells) => {
-            Err(format!("the task takes one value and not {}", cells.len()))
+            Err(format!("expected 1 value, got {}", cells.len()))
         }
         (VdafConfig::Prio3MultihotCountVec { .. }, cells) => {
             let flags = cells.iter().map(|cell| flag(cell).map(u128::from)).collect::<Result<_, _>>()?;
@@ -41,12 +41,12 @@ fn flag(text: &str) -> Result<bool, String> {
     match text.trim().to_ascii_lowercase().as_str() {
         "true" | "yes" | "1" => Ok(true),
         "false" | "no" | "0" => Ok(false),
-        _ => Err(format!("'{text}' is neither true nor false")),
+        _ => Err(format!("invalid flag '{text}' (expected true or false)")),
     }
 }
 
 fn number(text: &str) -> Result<u128, String> {
-    text.trim().parse().map_err(|_| format!("'{text}' is not a whole number from 0 on"))
+    text.trim().parse().map_err(|_| format!("invalid number '{text}' (expected a non-negative integer)"))
 }
 
 #[cfg(test)]
@@ -57,7 +57,7 @@ mod tests {
     const SUMVEC: VdafConfig = VdafConfig::Prio3SumVec { max: MaxMeasurement::of_bits(8), length: 2, chunk_length: 4 };
 
     #[test]
-    fn the_vdaf_decides_what_text_means() {
+    fn parses_text_by_vdaf() {
         assert_eq!(parse("1", &VdafConfig::Prio3Count), Ok(Measurement::Flag(true)));
         assert_eq!(parse("1", &VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(8) }), Ok(Measurement::Number(1)));
         assert_eq!(parse("[1, 2]", &SUMVEC), Ok(Measurement::Vector(vec![1, 2])));
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_out_of_range_is_refused_before_it_is_split() {
+    fn rejects_out_of_range_measurements() {
         let multihot = VdafConfig::Prio3MultihotCountVec { length: 3, max_weight: 1, chunk_length: 1 };
         let histogram = VdafConfig::Prio3Histogram { length: 4, chunk_length: 1 };
         for (cells, vdaf, says) in [

@@ -1,4 +1,4 @@
-//! The file of rows that were not accepted.
+//! The CSV file of invalid and rejected rows.
 
 use std::{
     fs::{File, OpenOptions},
@@ -9,11 +9,11 @@ use std::{
 
 use crate::cli::{Failure, Outcome};
 
-/// A new CSV file of lines and reasons, or none.
+/// A CSV file of line numbers and reasons, or nothing.
 pub struct Rejected(Option<csv::Writer<File>>);
 
 impl Rejected {
-    /// Opens the file, if one is named. Overwrites nothing; a resumed upload appends.
+    /// Creates the file, if a path is given. A resumed upload appends; other files are not overwritten.
     pub fn open(path: Option<&Path>, resumes: bool) -> Result<Self, Failure> {
         let Some(path) = path else { return Ok(Self(None)) };
         let mut options = OpenOptions::new();
@@ -22,7 +22,7 @@ impl Rejected {
         let options = if is_there { &mut options } else { options.create_new(true) };
         let file = options.open(path).map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => {
-                Failure::new(format!("{} is there already and is not overwritten: name another file", path.display()))
+                Failure::new(format!("{} already exists (hint: choose another file)", path.display()))
             }
             _ => Failure::new(error).context(path.display()),
         })?;
@@ -42,7 +42,7 @@ impl Rejected {
         }
     }
 
-    /// Writes what was added to the file.
+    /// Flushes the file.
     pub fn flush(&mut self) -> Outcome {
         if let Some(writer) = &mut self.0 {
             writer.flush()?;

@@ -1,4 +1,4 @@
-//! Uploads the rows of a CSV file: checks all of them, uploads, and records what is settled.
+//! Uploads the rows of a CSV file: validates all of them, uploads them, and records the settled ones.
 
 use std::{
     cell::{Cell, RefCell},
@@ -8,13 +8,14 @@ use std::{
     time::Instant,
 };
 
+use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
-use super::{Args, Report, csv_file::CsvFile, rejected::Rejected, report};
+use super::{Args, UploadReport, csv_file::CsvFile, rejected::Rejected, report};
 use crate::{
     cli::{
         Failure, Outcome,
-        signals::Signals,
+        signals::StopSignals,
         style::{self, counted},
         timestamp,
     },
@@ -23,9 +24,9 @@ use crate::{
     vdaf::Measurement,
 };
 
-/// The most bad rows that an error names.
-const NAMED: usize = 10;
-/// How many characters of a task's id are in the name of a record.
+/// Maximum number of invalid rows listed in an error.
+const MAX_LISTED: usize = 10;
+/// Number of characters of the task id in the name of a journal.
 const ID_LENGTH: usize = 8;
 
 /// The outcome of a row.
@@ -39,22 +40,23 @@ pub async fn upload(args: &Args, path: &Path, client: &Client) -> Outcome {
     let resumed = resumed(args, &csv, path, &journal_dir, client)?;
     let mut rejected = Rejected::open(args.csv.rejected.as_deref(), resumed.is_some())?;
     let limit = args.csv.rows.unwrap_or(usize::MAX);
-    // What is bad was written by the upload that is resumed.
-    let mut unseen = Rejected::open(None, false)?;
-    let sink = if resumed.is_some() { &mut unseen } else { &mut rejected };
-    let checked = Checked::read(&csv, &task.vdaf, limit, sink).map_err(|e| Failure::new(e).context(path.display()))?;
+    // The interrupted upload has already written the invalid rows.
+    let mut discarded = Rejected::open(None, false)?;
+    let sink = if resumed.is_some() { &mut discarded } else { &mut rejected };
+    let validation =
+        Validation::read(&csv, &task.vdaf, limit, sink).map_err(|e| Failure::new(e).context(path.display()))?;
     rejected.flush()?;
-    checked.refuse(path, args.csv.skip_invalid)?;
+    validation.refuse(path, args.csv.skip_invalid)?;
     let journal = match resumed {
         Some(journal) => Some(journal),
         None => begin_journal(args, &csv, &journal_dir)?,
     };
     let upload =
-        Upload { args, client, journal: journal.as_ref(), rejected: RefCell::new(rejected), broken: Cell::new(None) };
+        Upload { args, client, journal: journal.as_ref(), rejected: RefCell::new(rejected), io_error: Cell::new(None) };
     let start = Instant::now();
-    let mut outcome = upload.run(&csv, limit, &checked).await?;
+    let mut outcome = upload.run(&csv, limit, &validation).await?;
     outcome.took = start.elapsed();
-    let printed = report(&outcome, args.output);
+    let printed = report(&outcome, args.output.format);
     match (outcome.summary.failure.is_some(), journal) {
         (false, Some(journal)) => {
             journal.remove().map_err(|e| Failure::new(e).context(journal_dir.display()))?;
@@ -67,56 +69,56 @@ pub async fn upload(args: &Args, path: &Path, client: &Client) -> Outcome {
 
 fn with_hint(failure: Failure, summary: &UploadSummary) -> Failure {
     Failure::new(format!(
-        "{}\n{} accepted; the same command with --resume continues with the others.",
+        "{}\n{} accepted (hint: the same command with --resume continues)",
         failure.message(),
         counted(summary.accepted, "row"),
     ))
 }
 
-/// What the first reading has found.
+/// The result of the validation.
 #[derive(Default)]
-struct Checked {
+struct Validation {
     valid: u64,
     invalid: u64,
-    /// The first bad rows.
-    named: Vec<String>,
+    /// The first invalid rows.
+    listed: Vec<String>,
 }
 
-impl Checked {
+impl Validation {
     fn read(csv: &CsvFile, vdaf: &VdafConfig, limit: usize, rejected: &mut Rejected) -> io::Result<Self> {
-        let mut checked = Self::default();
+        let mut validation = Self::default();
         for row in csv.rows(vdaf)?.take(limit) {
             let row = row?;
             match row.measurement {
-                Ok(_) => checked.valid += 1,
+                Ok(_) => validation.valid += 1,
                 Err(why) => {
-                    checked.invalid += 1;
+                    validation.invalid += 1;
                     rejected.add(row.line, &why)?;
-                    if checked.named.len() < NAMED {
-                        checked.named.push(format!("\n  line {}: {why}", row.line));
+                    if validation.listed.len() < MAX_LISTED {
+                        validation.listed.push(format!("\n  line {}: {why}", row.line));
                     }
                 }
             }
         }
-        Ok(checked)
+        Ok(validation)
     }
 
-    /// Nothing is sent if a row is bad, unless those are to be left out.
+    /// Fails if a row is invalid, unless invalid rows are skipped.
     fn refuse(&self, path: &Path, skip_invalid: bool) -> Outcome {
         if self.invalid > 0 && !skip_invalid {
-            let more = self.invalid - self.named.len() as u64;
+            let more = self.invalid - self.listed.len() as u64;
             let more = if more > 0 { format!("\n  and {more} more") } else { String::new() };
             return Err(Failure::new(format!(
-                "{}: {} of {} cannot be uploaded, and nothing was sent:{}{more}\n\
-                 Correct them, or leave them out with --skip-invalid. --rejected FILE lists all.",
+                "{}: {} of {} invalid, nothing was sent:{}{more}\n\
+                 (hint: --skip-invalid skips them, --rejected FILE lists all)",
                 path.display(),
                 style::count(self.invalid),
                 counted(self.invalid + self.valid, "row"),
-                self.named.concat(),
+                self.listed.concat(),
             )));
         }
         if self.valid == 0 {
-            return Err(Failure::new(format!("{}: there is nothing to upload", path.display())));
+            return Err(Failure::new(format!("{}: no valid rows to upload", path.display())));
         }
         Ok(())
     }
@@ -128,40 +130,40 @@ struct Upload<'a> {
     client: &'a Client,
     journal: Option<&'a Journal>,
     rejected: RefCell<Rejected>,
-    /// What went wrong with a file.
-    broken: Cell<Option<io::Error>>,
+    /// An error of the CSV file, the journal or the file of rejected rows.
+    io_error: Cell<Option<io::Error>>,
 }
 
 impl Upload<'_> {
-    async fn run(&self, csv: &CsvFile, limit: usize, checked: &Checked) -> Result<Report, Failure> {
-        let mut signals = Signals::new()?;
+    async fn run(&self, csv: &CsvFile, limit: usize, validation: &Validation) -> Result<UploadReport, Failure> {
+        let mut signals = StopSignals::new()?;
         let (before, refused_before) = self.journal.map_or((0, 0), Journal::settled);
-        let mut outcome = Report {
-            total: checked.valid + checked.invalid,
-            invalid: checked.invalid,
+        let mut outcome = UploadReport {
+            total: validation.valid + validation.invalid,
+            invalid: validation.invalid,
             settled: before + refused_before,
-            ..Report::default()
+            ..UploadReport::default()
         };
-        let again = tokio::select! {
-            again = self.resend() => again?,
+        let resent = tokio::select! {
+            resent = self.resend() => resent?,
             _ = signals.next() => return Err(Failure::new("interrupted: nothing new was uploaded")),
         };
-        let settled_now: Vec<u64> = again.iter().map(|(row, _)| *row).collect();
+        let settled_now: Vec<u64> = resent.iter().map(|(row, _)| *row).collect();
         let vdaf = &self.client.task().vdaf;
         let is_settled = |line: u64| {
             settled_now.binary_search(&line).is_ok() || self.journal.is_some_and(|journal| journal.is_settled(line))
         };
-        let left = checked.valid.saturating_sub(outcome.settled + settled_now.len() as u64);
-        let rows = csv.rows(vdaf)?.take(limit).map_while(|row| row.map_err(|e| self.broken.set(Some(e))).ok());
+        let left = validation.valid.saturating_sub(outcome.settled + settled_now.len() as u64);
+        let rows = csv.rows(vdaf)?.take(limit).map_while(|row| row.map_err(|e| self.io_error.set(Some(e))).ok());
         let rows = rows.filter(|row| !is_settled(row.line));
         let rows = rows.filter_map(|row| Some((row.line, row.measurement.ok()?)));
-        let rows = Counted { rows, left: usize::try_from(left).unwrap_or(usize::MAX) };
+        let rows = SizedRows { rows, left: usize::try_from(left).unwrap_or(usize::MAX) };
         let latest = RefCell::new(UploadSummary::default());
         let bar = style::progress(left, "uploading");
         let observe = |summary: &UploadSummary, group: &[RowOutcome]| {
             bar.set_position(summary.accepted + summary.rejected_total());
             if let Err(error) = self.record(group, group.len() == 1) {
-                self.broken.set(Some(error));
+                self.io_error.set(Some(error));
             }
             latest.replace(summary.clone());
         };
@@ -174,12 +176,12 @@ impl Upload<'_> {
         self.rejected.borrow_mut().flush()?;
         outcome.summary = match uploaded {
             Ok(summary) => summary,
-            Err(_) => return Err(self.interrupted(&latest.into_inner(), &again, left)),
+            Err(_) => return Err(self.interrupted(&latest.into_inner(), &resent, left)),
         };
-        if let Some(error) = self.broken.take() {
+        if let Some(error) = self.io_error.take() {
             return Err(with_hint(Failure::new(error), &outcome.summary));
         }
-        for (_, is_accepted) in again {
+        for (_, is_accepted) in resent {
             match is_accepted {
                 true => outcome.summary.accepted += 1,
                 false => *outcome.summary.rejected.entry("unknownOutcome".to_owned()).or_default() += 1,
@@ -188,17 +190,18 @@ impl Upload<'_> {
         Ok(outcome)
     }
 
-    fn interrupted(&self, summary: &UploadSummary, again: &[(u64, bool)], left: u64) -> Failure {
-        let accepted = summary.accepted + again.iter().filter(|(_, is_accepted)| *is_accepted).count() as u64;
+    fn interrupted(&self, summary: &UploadSummary, resent: &[(u64, bool)], left: u64) -> Failure {
+        let accepted = summary.accepted + resent.iter().filter(|(_, is_accepted)| *is_accepted).count() as u64;
         let left = left.saturating_sub(summary.accepted + summary.rejected_total());
         let hint = match self.journal {
-            Some(_) => "the same command with --resume continues",
-            None => "some of those that are left may have been accepted, too",
+            Some(_) => "hint: the same command with --resume continues",
+            None => "some of the remaining rows may have been accepted",
         };
-        Failure::new(format!("interrupted: {} accepted, {} left; {hint}", counted(accepted, "row"), style::count(left)))
+        let (accepted, left) = (counted(accepted, "row"), style::count(left));
+        Failure::new(format!("interrupted: {accepted} accepted, {left} remaining ({hint})"))
     }
 
-    /// Sends again what was in flight when the upload was interrupted: the rows whose outcome is known now, in order, and
+    /// Resends the reports that were in flight at the interruption. Returns the rows that are settled now, in order, and
     /// whether they were accepted.
     async fn resend(&self) -> Result<Vec<(u64, bool)>, Failure> {
         let Some(journal) = self.journal else { return Ok(Vec::new()) };
@@ -209,12 +212,12 @@ impl Upload<'_> {
             for (row, result) in sent.rows.iter().zip(results).filter(|(row, _)| !journal.is_settled(**row)) {
                 match result {
                     Ok(_) => settled.push((*row, true)),
-                    // Another report of the same row is in flight, or will be made.
+                    // Another report of the same row is in flight, or will be created.
                     Err(error) if error.is_outdated() => {}
                     Err(error) => {
                         let is_replay = matches!(error, ClientError::Refused(ReportError::ReportReplayed));
                         if !is_replay {
-                            let why = format!("sent before the interruption, perhaps accepted; refused now: {error}");
+                            let why = format!("outcome before the interruption unknown; rejected now: {error}");
                             self.rejected.borrow_mut().add(*row, &why)?;
                         }
                         settled.push((*row, is_replay));
@@ -240,7 +243,7 @@ impl Upload<'_> {
                     self.rejected.borrow_mut().add(*row, &error.to_string())?;
                     settled.push((*row, false));
                 }
-                // Nothing is known of it.
+                // The outcome is unknown.
                 Err(_) => {}
             }
         }
@@ -251,13 +254,13 @@ impl Upload<'_> {
     }
 }
 
-/// Rows that know how many they are.
-struct Counted<I> {
+/// An iterator of rows with a size hint.
+struct SizedRows<I> {
     rows: I,
     left: usize,
 }
 
-impl<I: Iterator<Item = (u64, Measurement)>> Iterator for Counted<I> {
+impl<I: Iterator<Item = (u64, Measurement)>> Iterator for SizedRows<I> {
     type Item = I::Item;
 
     fn next(&mut self) -> Option<I::Item> {
@@ -270,7 +273,7 @@ impl<I: Iterator<Item = (u64, Measurement)>> Iterator for Counted<I> {
     }
 }
 
-/// Where an upload of a file is recorded.
+/// The directory of the journal of an upload.
 fn journal_dir(path: &Path, task: &TaskId) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     let id = task.to_string();
@@ -278,42 +281,42 @@ fn journal_dir(path: &Path, task: &TaskId) -> PathBuf {
     name.into()
 }
 
-/// The record of the upload that is to be resumed; none if this one begins.
+/// Opens the journal of the upload to resume; `None` for a new upload.
 fn resumed(args: &Args, csv: &CsvFile, path: &Path, dir: &Path, client: &Client) -> Result<Option<Journal>, Failure> {
     let (wants, is_there) = (args.csv.resume, dir.exists());
     match (csv.file(), wants, is_there) {
-        (None, true, _) => Err(Failure::usage(format!("{} is a stream and cannot be resumed", path.display()))),
+        (None, true, _) => Err(Failure::usage(format!("cannot resume: {} is a stream", path.display()))),
         (Some(file), true, true) => {
             let journal = Journal::resume(dir, &identity(args, file)?);
             journal.map(Some).map_err(|e| Failure::new(e).context(dir.display()))
         }
         (_, true, false) => Err(Failure::new(format!(
-            "no upload of {} to task {} was interrupted: leave --resume out",
+            "no interrupted upload of {} to task {} (hint: omit --resume)",
             path.display(),
             client.task().id
         ))),
         (_, false, true) => Err(Failure::new(format!(
-            "an upload of this file was interrupted: --resume continues it. To upload all rows again, which counts \
-             some of them twice, delete {}",
+            "an upload of this file was interrupted (hint: --resume continues it; to upload all rows again and count some \
+             twice, delete {})",
             dir.display()
         ))),
         (_, false, false) => Ok(None),
     }
 }
 
-/// Begins the record of an upload. Without one an upload cannot be resumed, and is made all the same.
+/// Creates the journal of a new upload. If that fails, the upload runs without one and cannot be resumed.
 fn begin_journal(args: &Args, csv: &CsvFile, dir: &Path) -> Result<Option<Journal>, Failure> {
     let Some(file) = csv.file() else { return Ok(None) };
     match Journal::create(dir, &identity(args, file)?) {
         Ok(journal) => Ok(Some(journal)),
         Err(error) => {
-            style::warn(format!("the upload cannot be resumed if it is interrupted: {}: {error}", dir.display()));
+            style::warn(format!("the upload cannot be resumed after an interruption: {}: {error}", dir.display()));
             Ok(None)
         }
     }
 }
 
-/// What tells an upload of a file from others: what is in the file, and what is made of it.
+/// Identifies an upload by the contents of the file, the report time and the columns.
 fn identity(args: &Args, mut file: &File) -> io::Result<String> {
     file.rewind()?;
     let mut hash = Sha256::new();
@@ -324,7 +327,7 @@ fn identity(args: &Args, mut file: &File) -> io::Result<String> {
             read => hash.update(&buffer[..read]),
         }
     }
-    let hash: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = HEXLOWER.encode(&hash.finalize());
     let time = args.time.map_or_else(|| "now".to_owned(), timestamp::show);
     Ok(format!("{hash} {time} {:?}", args.csv.column))
 }

@@ -189,8 +189,7 @@ mod tests {
     impl TryCryptoRng for FixedRandom {}
 
     fn hex(text: &Value) -> Vec<u8> {
-        let text = text.as_str().unwrap();
-        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+        data_encoding::HEXLOWER.decode(text.as_str().unwrap().as_bytes()).unwrap()
     }
 
     /// Covers the KEM part of RFC 9180 appendix A: the randomness of a whole seal operation cannot be chosen.

@@ -33,8 +33,7 @@ mod tests {
     const ML_KEM_KEY: usize = 1184;
 
     fn hex(text: &Value) -> Vec<u8> {
-        let text = text.as_str().unwrap();
-        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+        data_encoding::HEXLOWER.decode(text.as_str().unwrap().as_bytes()).unwrap()
     }
 
     fn opened(seed: &[u8], enc: &[u8]) -> Vec<u8> {

@@ -5,6 +5,7 @@ use base64::{
     alphabet::URL_SAFE,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
+use data_encoding::HEXLOWER_PERMISSIVE;
 
 /// Base64url with optional padding.
 const BASE64URL: GeneralPurpose = GeneralPurpose::new(
@@ -17,22 +18,13 @@ const BASE64URL: GeneralPurpose = GeneralPurpose::new(
 pub fn parse(text: &str, lengths: &[usize]) -> Result<Vec<u8>, String> {
     let text = text.trim();
     let fits = |bytes: &Vec<u8>| lengths.contains(&bytes.len());
-    if let Some(bytes) = hexadecimal(text).filter(fits) {
+    if let Some(bytes) = HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok().filter(fits) {
         return Ok(bytes);
     }
     BASE64URL.decode(text).ok().filter(fits).ok_or_else(|| {
         let lengths: Vec<_> = lengths.iter().map(ToString::to_string).collect();
         format!("expected {} bytes as base64url or hexadecimal digits", lengths.join(" or "))
     })
-}
-
-fn hexadecimal(text: &str) -> Option<Vec<u8>> {
-    if !text.len().is_multiple_of(2) {
-        return None;
-    }
-    let digit = |byte: u8| char::from(byte).to_digit(16);
-    let byte = |pair: &[u8]| Some((digit(pair[0])? << 4 | digit(pair[1])?) as u8);
-    text.as_bytes().chunks(2).map(byte).collect()
 }
 
 #[cfg(test)]
@@ -43,7 +35,7 @@ mod tests {
     #[test]
     fn detects_encoding_by_length() {
         let id = TaskId::random();
-        let hex: String = id.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = data_encoding::HEXLOWER.encode(id.as_bytes());
         for text in [id.to_string(), format!("{id}="), hex.clone(), hex.to_uppercase(), format!(" {id}\n")] {
             assert_eq!(parse(&text, &[32]).as_deref(), Ok(id.as_bytes().as_slice()), "{text}");
         }

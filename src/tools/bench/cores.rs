@@ -80,21 +80,21 @@ pub fn measure_rate<T: Sync>(
     let threads = count();
     let start = Barrier::new(threads + 1);
     let part = |first: usize| {
-        let work = |place: &mut usize, stop: &AtomicBool| {
+        let work = |position: &mut usize, stop: &AtomicBool| {
             let mut number = 0;
             while !stop.load(Ordering::Relaxed) {
-                one(&items[*place % items.len()])?;
-                *place += threads;
+                one(&items[*position % items.len()])?;
+                *position += threads;
                 number += 1;
             }
             Ok::<u64, Failure>(number)
         };
-        let mut place = first;
-        let warmed = work(&mut place, &warm);
+        let mut position = first;
+        let warmed = work(&mut position, &warm);
         start.wait();
         warmed?;
         let begin = cpu::thread_time();
-        let number = work(&mut place, &over)?;
+        let number = work(&mut position, &over)?;
         Ok::<_, Failure>((number, cpu::thread_time().saturating_sub(begin)))
     };
     let part = &part;

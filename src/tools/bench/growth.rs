@@ -24,10 +24,10 @@ use crate::{
         retention, tasks,
     },
     cli::{
-        args::{self, Format},
+        args::{self, Format, OutputArgs},
         failure::{Failure, Outcome},
-        local::Directory,
-        style::{self, Style, say},
+        local_pair::WorkDir,
+        style::{self, Style, print},
         task,
         taskfile::{TaskFiles, VerifyKey},
     },
@@ -71,10 +71,10 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
     per_day: u64,
     /// Retention of answers to jobs (retention.answer_age), in synthetic time.
-    #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = args::duration)]
+    #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = args::parse_duration)]
     answer_age: Span,
     /// Pause after each synthetic day, in which the database can clean up.
-    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = args::duration)]
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = args::parse_duration)]
     pause: Span,
     /// Jobs stored concurrently.
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=1024))]
@@ -82,9 +82,8 @@ pub struct Args {
     /// Directory to create and fill; a temporary one by default.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// Output format.
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    output: Format,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// Measurements at one number of reports.
@@ -115,16 +114,16 @@ pub async fn run(args: Args) -> Outcome {
     if let Some(dir) = args.dir.as_ref().filter(|dir| dir.exists()) {
         return Err(Failure::usage(format!("{} exists; choose a directory that does not exist", dir.display())));
     }
-    let directory = Directory::new(None)?;
+    let directory = WorkDir::new(None)?;
     let dir = args.dir.clone().unwrap_or_else(|| directory.path().join("data"));
     let measured = GrowthBench::new(&args, &dir)?.measure().await;
     if args.dir.is_some() {
         std::fs::remove_dir_all(&dir)?;
     }
     let measured = measured?;
-    Ok(match args.output {
-        Format::Json => say(serde_json::to_string_pretty(&measured)?),
-        Format::Text => say(format_table(&measured)),
+    Ok(match args.output.format {
+        Format::Json => print(serde_json::to_string_pretty(&measured)?),
+        Format::Text => print(format_table(&measured)),
     }?)
 }
 
@@ -271,7 +270,7 @@ pub async fn run_open(args: OpenArgs) -> Outcome {
     let store = open(&args.dir)?;
     let opened = OpenCost { seconds: begin.elapsed().as_secs_f64(), resident_bytes: usage::resident() };
     store.close().await;
-    Ok(say(serde_json::to_string(&opened)?)?)
+    Ok(print(serde_json::to_string(&opened)?)?)
 }
 
 /// A prepared job.

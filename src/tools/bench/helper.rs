@@ -24,7 +24,7 @@ use super::{
     workload::{Workload, urls},
 };
 use crate::{
-    cli::{args::Dap, failure::Failure, style},
+    cli::{args::RevisionArg, failure::Failure, style},
     client::AggregatorKeys,
     model::{self, AggregationJobId, PrepareInit, PrepareOutcome, Secret},
     wire::ResourceKind,
@@ -128,7 +128,7 @@ struct Bench {
 }
 
 impl Bench {
-    async fn new(workload: &Workload, dap: Dap, dir: &Path) -> Result<Self, Failure> {
+    async fn new(workload: &Workload, dap: RevisionArg, dir: &Path) -> Result<Self, Failure> {
         let files = workload.task(dap.revision(), urls(dap.revision()))?;
         let (Some(ours), Some(task)) = (files.leader.aggregator_task(), files.helper.aggregator_task()) else {
             return Err(Failure::new("the task files do not belong to a leader and a helper"));

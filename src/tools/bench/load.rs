@@ -176,7 +176,7 @@ impl Latency {
     /// Summarizes these times.
     pub fn of(mut times: Vec<Span>) -> Self {
         times.sort();
-        let at = |place: usize| times.get(place).map_or(0.0, |time| time.as_secs_f64() * 1e3);
+        let at = |position: usize| times.get(position).map_or(0.0, |time| time.as_secs_f64() * 1e3);
         let last = times.len().saturating_sub(1);
         Self { answers: times.len(), median_ms: at(last / 2), p99_ms: at(last * 99 / 100), max_ms: at(last) }
     }

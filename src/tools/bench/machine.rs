@@ -84,7 +84,7 @@ fn file_system(dir: &Path) -> Option<String> {
     });
     // If several are mounted at the same place, the last one is visible.
     let (device, _, kind) =
-        fields.filter(|(_, place, _)| dir.starts_with(place)).max_by_key(|(_, place, _)| place.len())?;
+        fields.filter(|(_, mount, _)| dir.starts_with(mount)).max_by_key(|(_, mount, _)| mount.len())?;
     Some(format!("{kind} on {device}"))
 }
 

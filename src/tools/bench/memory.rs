@@ -17,11 +17,11 @@ use serde::Serialize;
 use super::{usage, workload::Workload};
 use crate::{
     cli::{
-        args::{Dap, Format},
+        args::{Format, OutputArgs, RevisionArg},
         control::Socket,
         failure::{Failure, Outcome},
-        local::Directory,
-        style::{self, say},
+        local_pair::WorkDir,
+        style::{self, print},
     },
     client::{Client, ClientError},
     model::{Report, TaskId},
@@ -51,14 +51,13 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     reports: u64,
     /// DAP revision.
-    #[arg(long, value_enum, value_name = "REVISION", default_value_t = Dap::default())]
-    dap: Dap,
+    #[arg(long, value_enum, value_name = "REVISION", default_value_t = RevisionArg::default())]
+    dap: RevisionArg,
     /// Workload: count, sum:BITS, histogram:BINS or sumvec:LENGTHxBITS.
     #[arg(long, value_name = "VDAF", default_value = "sumvec:10000x1")]
     vdaf: Workload,
-    /// Output format.
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    output: Format,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// The results.
@@ -86,13 +85,13 @@ struct PeakMemory {
 
 /// Runs `dapbox bench memory`.
 pub async fn run(args: Args) -> Outcome {
-    let directory = Directory::new(None)?;
+    let directory = WorkDir::new(None)?;
     let leader = ServerProcess::start(directory.path(), "leader")?;
     let helper = ServerProcess::start(directory.path(), "helper")?;
     let measured = measure(&args, &leader, &helper).await?;
-    Ok(match args.output {
-        Format::Json => say(serde_json::to_string_pretty(&measured)?),
-        Format::Text => say(format_table(&measured)),
+    Ok(match args.output.format {
+        Format::Json => print(serde_json::to_string_pretty(&measured)?),
+        Format::Text => print(format_table(&measured)),
     }?)
 }
 

@@ -24,10 +24,10 @@ use serde::Serialize;
 use self::{machine::Machine, workload::Workload};
 use crate::{
     cli::{
-        args::{Dap, Format},
+        args::{Format, OutputArgs, RevisionArg},
         failure::{Failure, Outcome},
-        local::Directory,
-        style::{Style, say},
+        local_pair::WorkDir,
+        style::{Style, print},
     },
     support::duration,
 };
@@ -109,7 +109,7 @@ struct CommonArgs {
     vdaf: Vec<Workload>,
     /// DAP revision.
     #[arg(long, alias = "revision", value_enum, value_name = "NUMBER", default_value_t)]
-    dap: Dap,
+    dap: RevisionArg,
     /// Duration of each run, in seconds.
     #[arg(long, value_name = "SECONDS", default_value = "3", value_parser = seconds)]
     seconds: Span,
@@ -117,9 +117,8 @@ struct CommonArgs {
     /// directory for temporary files.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// Output format.
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    output: Format,
+    #[command(flatten)]
+    output: OutputArgs,
     /// Short for --output json.
     #[arg(long)]
     json: bool,
@@ -139,14 +138,14 @@ struct Results {
 
 impl Results {
     fn show(&self, common: &CommonArgs) -> Outcome {
-        if common.json || common.output == Format::Json {
-            return Ok(say(serde_json::to_string_pretty(self)?)?);
+        if common.json || common.output.format == Format::Json {
+            return Ok(print(serde_json::to_string_pretty(self)?)?);
         }
         let mut parts = vec![Style::stdout().dim(&self.machine.summary())];
         parts.extend(self.helper.as_deref().map(table::helper));
         parts.extend(self.upload.as_deref().map(table::upload));
         parts.extend(self.aggregation.as_deref().map(table::aggregation));
-        Ok(say(parts.join("\n\n"))?)
+        Ok(print(parts.join("\n\n"))?)
     }
 }
 
@@ -178,7 +177,7 @@ pub async fn run(args: Args) -> Outcome {
 /// Runs `dapbox bench peer`.
 async fn run_peer(args: &peer::Args) -> Outcome {
     let results = peer::measure(args).await?;
-    Ok(say(match args.output {
+    Ok(print(match args.output.format {
         Format::Json => serde_json::to_string_pretty(&results)?,
         Format::Text => table::peer(&results),
     })?)
@@ -187,7 +186,7 @@ async fn run_peer(args: &peer::Args) -> Outcome {
 impl BenchPlan {
     async fn run(self) -> Outcome {
         let common = &self.common;
-        let directory = Directory::within(common.dir.as_deref())?;
+        let directory = WorkDir::within(common.dir.as_deref())?;
         let dir = directory.path();
         let machine = Machine::inspect(dir)?;
         machine.warn_if_in_memory();

@@ -20,9 +20,9 @@ use super::{
 };
 use crate::{
     cli::{
-        args::{Format, PeerArgs},
+        args::{OutputArgs, PeerArgs},
         failure::Failure,
-        local::Directory,
+        local_pair::WorkDir,
         style,
         taskfile::TaskFile,
     },
@@ -63,9 +63,8 @@ pub struct Args {
     jobs: helper::Options,
     #[command(flatten)]
     peer: PeerArgs,
-    /// Output format.
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    pub output: Format,
+    #[command(flatten)]
+    pub output: OutputArgs,
 }
 
 /// Results of one helper.
@@ -106,7 +105,7 @@ pub struct Run {
 
 /// Runs the benchmark.
 pub async fn measure(args: &Args) -> Result<Results, Failure> {
-    let directory = Directory::within(None)?;
+    let directory = WorkDir::within(None)?;
     let bench = Arc::new(Bench::new(args, directory.path()).await?);
     let mut runs = Vec::new();
     for size in &args.jobs.job_size {
@@ -221,7 +220,7 @@ impl Bench {
     async fn job(&self, request: Bytes, size: usize) -> Result<(Span, Vec<PrepareResp>), Failure> {
         let wire = self.leader.context.wire;
         let begin = Instant::now();
-        let (mut body, mut place) = (request, None);
+        let (mut body, mut location) = (request, None);
         let mut call =
             wire.create_request(ResourceKind::AggregationJob, &self.task().id, AggregationJobId::random().as_bytes());
         loop {
@@ -229,8 +228,9 @@ impl Bench {
             if let Some(answer) = reply.ready {
                 return Ok((begin.elapsed(), wire.decode_job_resp(&answer, size)?));
             }
-            place = reply.location.or(place);
-            let poll = place.as_deref().and_then(|place| wire.poll_request(ResourceKind::AggregationJob, place));
+            location = reply.location.or(location);
+            let poll =
+                location.as_deref().and_then(|location| wire.poll_request(ResourceKind::AggregationJob, location));
             call = poll.ok_or_else(|| Failure::new("the helper did not send the location of the job's result"))?;
             body = Bytes::new();
             sleep(reply.retry_after.unwrap_or(DEFAULT_RETRY_DELAY)).await;

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     cli::{
         failure::Failure,
-        local::{Directory, Node},
+        local_pair::{Node, WorkDir},
     },
     config::Seconds,
     model::{Party as Role, Revision, Secret, Task, TokenHash},
@@ -22,12 +22,12 @@ pub struct Party {
     revision: Revision,
     node: Node,
     /// The data directory; a temporary one is removed on drop.
-    _directory: Directory,
+    _directory: WorkDir,
 }
 
 impl Party {
     /// Starts the server on its own address.
-    pub async fn start(revision: Revision, directory: Directory, listen: SocketAddr) -> Result<Self, Failure> {
+    pub async fn start(revision: Revision, directory: WorkDir, listen: SocketAddr) -> Result<Self, Failure> {
         let mut config = Node::config(directory.path().join("data"), listen, None);
         // Parties that got their token through this API may send it in this header only.
         config.peer.dap_auth_token = true;

@@ -15,12 +15,12 @@ use super::{
 };
 use crate::{
     cli::{
-        args::{Dap, Format, PeerArgs},
+        args::{Format, OutputArgs, PeerArgs, RevisionArg},
         failure::{Failure, Outcome},
-        local::Directory,
+        local_pair::WorkDir,
         logging,
-        signals::Signals,
-        style::{self, Style, say},
+        signals::StopSignals,
+        style::{self, Style, print},
     },
     config::Log,
     model::Revision,
@@ -67,13 +67,12 @@ pub struct Common {
     #[arg(long)]
     allow_remote: bool,
     /// DAP revision.
-    #[arg(long, value_enum, value_name = "REVISION", default_value_t = Dap::default())]
-    dap: Dap,
+    #[arg(long, value_enum, value_name = "REVISION", default_value_t = RevisionArg::default())]
+    dap: RevisionArg,
     #[command(flatten)]
     peer: PeerArgs,
-    /// Output format of the message that the party is ready.
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    output: Format,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// Further arguments of an aggregator.
@@ -91,7 +90,7 @@ pub struct AggregatorArgs {
 
 /// Runs `dapbox interop serve`.
 pub async fn run(command: Command) -> Outcome {
-    let mut signals = Signals::new()?;
+    let mut signals = StopSignals::new()?;
     let (kind, common) = match &command {
         Command::Client(common) => (Kind::Client, common),
         Command::Collector(common) => (Kind::Collector, common),
@@ -131,16 +130,16 @@ fn print_ready(kind: &Kind, served: &ServedParty, common: &Common) -> std::io::R
         style::warn("the API has no authentication: everyone who can reach it can add tasks, upload and read results");
     }
     let (name, url) = (kind.name(), served.url());
-    if common.output == Format::Json {
-        return say(json!({ "party": name, "url": url, "dap_url": served.dap_url() }));
+    if common.output.format == Format::Json {
+        return print(json!({ "party": name, "url": url, "dap_url": served.dap_url() }));
     }
     let style = Style::stdout();
-    say(style.bold(&format!("The {name} is ready (for tests only).")))?;
-    say(format!("  {} {}", style.dim("API"), style.accent(&url)))?;
+    print(style.bold(&format!("The {name} is ready (for tests only).")))?;
+    print(format!("  {} {}", style.dim("API"), style.accent(&url)))?;
     if let Some(url) = served.dap_url() {
-        say(format!("  {} {url}", style.dim("DAP")))?;
+        print(format!("  {} {url}", style.dim("DAP")))?;
     }
-    say("Press Ctrl-C to stop.")
+    print("Press Ctrl-C to stop.")
 }
 
 /// The kind of party.
@@ -198,7 +197,7 @@ impl ServedParty {
             Kind::Client => Party::Client(Arc::new(client::Party { revision, peer })),
             Kind::Collector => Party::Collector(Arc::new(collector::Party::new(revision, peer))),
             Kind::Aggregator { dap_listen, data_dir } => {
-                let directory = Directory::new(data_dir.as_deref())?;
+                let directory = WorkDir::new(data_dir.as_deref())?;
                 Party::Aggregator(Arc::new(aggregator::Party::start(revision, directory, *dap_listen).await?))
             }
         };

@@ -134,14 +134,14 @@ async fn operator_removes_never_contacted_tasks() {
             node.stop().await;
         }
         let nothing = json!({ "tasks": [], "removed": false });
-        assert_eq!(sweep(&["--untouched-for", "1h", "--yes"]), Ok(nothing.clone()));
+        assert_eq!(sweep(&["--never-contacted-for", "1h", "--yes"]), Ok(nothing.clone()));
         let found = json!({ "tasks": [forgotten], "removed": false });
-        assert_eq!(sweep(&["--untouched-for", "0s", "--dry-run"]), Ok(found));
+        assert_eq!(sweep(&["--never-contacted-for", "0s", "--dry-run"]), Ok(found));
         // There is no terminal to confirm it.
-        assert!(sweep(&["--untouched-for", "0s"]).unwrap_err().contains("--yes"));
+        assert!(sweep(&["--never-contacted-for", "0s"]).unwrap_err().contains("--yes"));
         let removed = json!({ "tasks": [forgotten], "removed": true });
-        assert_eq!(sweep(&["--untouched-for", "0s", "--yes"]), Ok(removed));
-        assert_eq!(sweep(&["--untouched-for", "0s", "--yes"]), Ok(nothing));
+        assert_eq!(sweep(&["--never-contacted-for", "0s", "--yes"]), Ok(removed));
+        assert_eq!(sweep(&["--never-contacted-for", "0s", "--yes"]), Ok(nothing));
         if !runs {
             node.resume().await;
         }
@@ -160,11 +160,11 @@ async fn keeps_restored_tasks() {
     let data = node.config.data_dir.to_str().unwrap().to_owned();
     let [file, restored] = ["backup", "restored"].map(|name| format!("{data}.{name}"));
     let sweep = |data: &str| {
-        let dry = ["task", "sweep", "--untouched-for", "0s", "--dry-run", "-o", "json", "--data-dir", data];
+        let dry = ["task", "sweep", "--never-contacted-for", "0s", "--dry-run", "-o", "json", "--data-dir", data];
         serde_json::from_str::<Value>(&run(&dry).unwrap()).unwrap()["tasks"].clone()
     };
     assert_eq!(sweep(&data), json!([id]));
-    run(&["backup", "--with-key", "--output", &file, "--data-dir", &data]).unwrap();
+    run(&["backup", "--with-key", "--out", &file, "--data-dir", &data]).unwrap();
     run(&["restore", &file, "--data-dir", &restored]).unwrap();
     assert_eq!(sweep(&restored), json!([]));
 }

@@ -94,7 +94,7 @@ fn leaves_tombstone_of_used_task_only() {
     assert_eq!(add(&["leader.toml"]), 0);
 
     // A restored directory does not know whether the task was used.
-    sandbox.succeed(&["backup", "--output", "a.backup"]);
+    sandbox.succeed(&["backup", "--out", "a.backup"]);
     sandbox.succeed(&["restore", "a.backup", "--key-file", "data/secrets.key", "--data-dir", "restored"]);
     assert!(remove("restored"));
     assert_eq!(add(&["leader.toml", "--data-dir", "restored"]), 1);

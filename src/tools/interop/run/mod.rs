@@ -27,10 +27,10 @@ use self::{
 };
 use crate::{
     cli::{
-        args::{Dap, Format, PeerArgs, QueryKind, duration},
+        args::{Format, OutputArgs, PeerArgs, QueryKind, RevisionArg, parse_duration},
         failure::{Failure, Outcome},
-        signals::Signals,
-        style::{self, Style, say},
+        signals::StopSignals,
+        style::{self, Style, print},
     },
     model::Revision,
 };
@@ -55,8 +55,8 @@ pub struct Args {
     #[command(flatten)]
     places: PartyUrls,
     /// DAP revision of all parties.
-    #[arg(long, value_enum, value_name = "REVISION", default_value_t = Dap::default())]
-    dap: Dap,
+    #[arg(long, value_enum, value_name = "REVISION", default_value_t = RevisionArg::default())]
+    dap: RevisionArg,
     /// Run only these rows of the matrix.
     #[arg(long, value_enum, value_name = "ROW", value_delimiter = ',', num_args = 1..)]
     only: Vec<Row>,
@@ -67,10 +67,10 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(2..=10_000))]
     reports: u64,
     /// Time limit for a response of a party, and for a result.
-    #[arg(long, value_parser = duration, value_name = "DURATION", default_value = "60s")]
+    #[arg(long, value_parser = parse_duration, value_name = "DURATION", default_value = "60s")]
     timeout: Span,
     /// Time to wait for a result that must not appear.
-    #[arg(long, value_parser = duration, value_name = "DURATION", default_value = "3s")]
+    #[arg(long, value_parser = parse_duration, value_name = "DURATION", default_value = "3s")]
     wait: Span,
     /// Cells to run concurrently.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=64))]
@@ -80,9 +80,8 @@ pub struct Args {
     strict: bool,
     #[command(flatten)]
     peer: PeerArgs,
-    /// Output format.
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    output: Format,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// URLs of the parties that run elsewhere.
@@ -120,7 +119,7 @@ struct RunContext {
 
 /// Runs `dapbox interop run`.
 pub async fn run(args: Args) -> Outcome {
-    let mut signals = Signals::new()?;
+    let mut signals = StopSignals::new()?;
     let revision = args.dap.revision();
     let (style, peer) = (Style::stdout(), args.peer.peer()?);
     let parties = tokio::select! {
@@ -139,15 +138,15 @@ pub async fn run(args: Args) -> Outcome {
 
 /// Runs the cells and prints the results.
 async fn show(args: &Args, context: &RunContext, style: Style) -> Outcome {
-    if args.output == Format::Text {
+    if args.output.format == Format::Text {
         for party in context.parties.all() {
-            say(format!("  {} {}", style.dim(&format!("{:<10}", party.name)), style.accent(&party.url)))?;
+            print(format!("  {} {}", style.dim(&format!("{:<10}", party.name)), style.accent(&party.url)))?;
         }
     }
     let matrix = run_cells(args, context).await;
-    match args.output {
-        Format::Json => say(matrix.to_json(context.revision, &context.parties)?)?,
-        Format::Text => say(matrix.render(&args.modes(), style))?,
+    match args.output.format {
+        Format::Json => print(matrix.to_json(context.revision, &context.parties)?)?,
+        Format::Text => print(matrix.render(&args.modes(), style))?,
     }
     matrix.verdict(args.strict).map_err(Failure::new)
 }

@@ -97,7 +97,7 @@ fn measurement(vdaf: &VdafConfig, index: u128) -> Numbers {
         index => (index - 1) * 37 % (u128::from(max) + 1),
     };
     let vector = |max: u64, length: usize| {
-        let of = |place: usize| if index < 2 { below(max, index) } else { below(max, index + place as u128) };
+        let of = |position: usize| if index < 2 { below(max, index) } else { below(max, index + position as u128) };
         Numbers::many((0..length).map(of))
     };
     match *vdaf {
@@ -111,8 +111,8 @@ fn measurement(vdaf: &VdafConfig, index: u128) -> Numbers {
         VdafConfig::Prio3MultihotCountVec { length, max_weight, .. } => {
             // From no flag to the maximum weight.
             let weight = index as usize % (max_weight + 1);
-            let is_set = |place: usize| (place + index as usize) % length < weight;
-            Numbers::many((0..length).map(|place| u128::from(is_set(place))))
+            let is_set = |position: usize| (position + index as usize) % length < weight;
+            Numbers::many((0..length).map(|position| u128::from(is_set(position))))
         }
     }
 }
@@ -121,7 +121,7 @@ fn measurement(vdaf: &VdafConfig, index: u128) -> Numbers {
 pub fn total(vdaf: &VdafConfig, measurements: &[Numbers]) -> Numbers {
     let vectors = measurements.iter().map(|measurement| match (vdaf, measurement) {
         (VdafConfig::Prio3Histogram { length, .. }, Numbers::One(bin)) => {
-            (0..*length as u128).map(|place| u128::from(place == bin.0)).collect()
+            (0..*length as u128).map(|position| u128::from(position == bin.0)).collect()
         }
         (_, Numbers::One(number)) => vec![number.0],
         (_, Numbers::Many(numbers)) => numbers.iter().map(|number| number.0).collect(),

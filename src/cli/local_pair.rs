@@ -1,5 +1,5 @@
-//! A leader and a helper in this process, for `pair` and `demo`: two servers with separate data, as two organisations
-//! would run them.
+//! A leader and a helper in this process, for `pair` and `demo`: two servers with separate data directories, as two
+//! organisations would run them.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -24,9 +24,9 @@ pub struct Pair {
     pub helper: Node,
 }
 
-/// One of them.
+/// A server in this process.
 pub struct Node {
-    /// Where it serves, without the path of a revision.
+    /// Its URL without the path of a revision.
     origin: String,
     /// Its data directory.
     pub data_dir: PathBuf,
@@ -35,11 +35,11 @@ pub struct Node {
 }
 
 impl Pair {
-    /// Starts both, with data directories in `dir`, on the given ports (0: any that is free). `watched` says whether they
-    /// have private listeners, on any ports.
-    pub async fn start(dir: &Path, ports: [u16; 2], watched: bool) -> Result<Self, Failure> {
-        let leader = Node::start(dir.join("leader"), ports[0], watched).await?;
-        match Node::start(dir.join("helper"), ports[1], watched).await {
+    /// Starts both with data directories in `dir` on the given ports (0: any free port). With `has_monitor` they have private
+    /// listeners on free ports.
+    pub async fn start(dir: &Path, ports: [u16; 2], has_monitor: bool) -> Result<Self, Failure> {
+        let leader = Node::start(dir.join("leader"), ports[0], has_monitor).await?;
+        match Node::start(dir.join("helper"), ports[1], has_monitor).await {
             Ok(helper) => Ok(Self { leader, helper }),
             Err(failure) => {
                 leader.server.stop().await?;
@@ -48,10 +48,9 @@ impl Pair {
         }
     }
 
-    /// Adds a task to both, each with its own file. `sabotage` gives the helper another verification key, so that it
-    /// takes no report for valid.
+    /// Adds a task to both. `sabotage` gives the helper a wrong verification key, so that it rejects all reports.
     pub async fn add(&self, files: &TaskFiles, sabotage: bool) -> Result<(), Failure> {
-        let wrong_file = || Failure::new("the task files do not belong to a leader and a helper");
+        let wrong_file = || Failure::new("the task files are not those of a leader and a helper");
         let leader = files.leader.aggregator_task().ok_or_else(wrong_file)?;
         let mut helper: Task = files.helper.aggregator_task().ok_or_else(wrong_file)?;
         if sabotage {
@@ -61,13 +60,13 @@ impl Pair {
         self.helper.control.add_task(&helper).await
     }
 
-    /// Resolves when one of them cannot go on.
+    /// Waits until one of them fails.
     pub async fn failed(&self) -> Failure {
         let (name, fault) = tokio::select! {
             fault = self.leader.server.failed() => ("leader", fault),
             fault = self.helper.server.failed() => ("helper", fault),
         };
-        Failure::new(format!("the {name} cannot go on: {fault}"))
+        Failure::new(format!("the {name} failed: {fault}"))
     }
 
     /// Stops both.
@@ -78,32 +77,32 @@ impl Pair {
 }
 
 impl Node {
-    async fn start(data_dir: PathBuf, port: u16, watched: bool) -> Result<Self, Failure> {
+    async fn start(data_dir: PathBuf, port: u16, has_monitor: bool) -> Result<Self, Failure> {
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let monitor = watched.then(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+        let monitor = has_monitor.then(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
         Self::start_with(Self::config(data_dir, listen, monitor)).await
     }
 
-    /// How one is configured with which things are tried out.
+    /// The configuration of a server for testing.
     pub fn config(data_dir: PathBuf, listen: SocketAddr, monitor: Option<SocketAddr>) -> Config {
         Config {
             data_dir,
             listen,
             monitor: Monitor { listen: OptionalAddress(monitor) },
-            // Whoever tries things out does not want to wait for more reports.
+            // Do not wait for more reports.
             leader: Leader {
                 max_job_delay: Seconds::millis(100),
                 retry_initial: Seconds::millis(100),
                 retry_max: Seconds::new(5),
                 ..Leader::default()
             },
-            // Nor to have much room for it.
+            // Use little disk space.
             disk: Disk { reserve_bytes: 32 << 20, ballast_bytes: 0, ..Disk::default() },
             ..Config::default()
         }
     }
 
-    /// Starts one that is configured in this way.
+    /// Starts a server with a configuration.
     pub async fn start_with(config: Config) -> Result<Self, Failure> {
         let data_dir = config.data_dir.clone();
         let control = Socket::new(config.control_socket())?;
@@ -112,7 +111,7 @@ impl Node {
         Ok(Self { origin, data_dir, server, control })
     }
 
-    /// The address that it serves on.
+    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.server.address()
     }
@@ -122,7 +121,7 @@ impl Node {
         self.control.add_task(task).await
     }
 
-    /// Resolves when it cannot go on.
+    /// Waits until it fails.
     pub async fn failed(&self) -> Fault {
         self.server.failed().await
     }
@@ -132,30 +131,30 @@ impl Node {
         Ok(self.server.stop().await?)
     }
 
-    /// Its base URL for task files, where it speaks a revision.
+    /// Its base URL of a revision, for task files.
     pub fn url(&self, revision: Revision) -> String {
         format!("{}/{}/", self.origin, wire::for_revision(revision).path_prefix())
     }
 
-    /// Where to watch it, if it can be watched.
+    /// The URL of its status page, if it has a private listener.
     pub fn monitor(&self) -> Option<String> {
         self.server.monitor_address().map(|address| format!("http://{address}/"))
     }
 
-    /// How far a task is.
+    /// The status of a task.
     pub async fn status(&self, id: &TaskId) -> Result<TaskStatus, Failure> {
-        self.control.task(id).await?.ok_or_else(|| Failure::new(format!("the task {id} is gone")))
+        self.control.task(id).await?.ok_or_else(|| Failure::new(format!("unknown task {id}")))
     }
 }
 
-/// A directory: one that was asked for and stays, or one of our own that is removed with this.
-pub struct Directory {
+/// A working directory: an existing one, or a temporary one that is removed on drop.
+pub struct WorkDir {
     path: PathBuf,
     temporary: bool,
 }
 
-impl Directory {
-    /// The directory that was asked for, or a temporary one that only we can read.
+impl WorkDir {
+    /// Creates the given directory, or a private temporary one.
     pub fn new(wanted: Option<&Path>) -> Result<Self, Failure> {
         use std::os::unix::fs::DirBuilderExt;
         let (path, temporary) = match wanted {
@@ -167,7 +166,7 @@ impl Directory {
         Ok(Self { path, temporary })
     }
 
-    /// A temporary one in a directory that is there, by default in the system's for such things.
+    /// Creates a temporary directory in `parent`, by default in the system's temporary directory.
     pub fn within(parent: Option<&Path>) -> Result<Self, Failure> {
         let parent = parent.map_or_else(std::env::temp_dir, Path::to_owned);
         let mut directory = Self::new(Some(&parent.join(format!("dapbox-{}", ReportId::random()))))?;
@@ -175,21 +174,21 @@ impl Directory {
         Ok(directory)
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether it is removed in the end.
+    /// Whether it is removed on drop.
     pub fn is_temporary(&self) -> bool {
         self.temporary
     }
 }
 
-impl Drop for Directory {
+impl Drop for WorkDir {
     fn drop(&mut self) {
         if self.temporary {
-            // What cannot be removed is left for the system to clean up.
+            // The system cleans up what cannot be removed.
             let _ = std::fs::remove_dir_all(&self.path);
         }
     }

@@ -1,5 +1,5 @@
-//! Whether a task's file is for this server: before it is added, the URL that the task has for us is compared with what is
-//! known of where we are.
+//! Checks before a task is added that its file is for this server, by comparing this aggregator's URL in the task with the
+//! server's own.
 
 use std::{
     io::{BufRead, IsTerminal, Write},
@@ -9,7 +9,7 @@ use std::{
 use super::super::{
     Failure, Outcome,
     control::Control,
-    place::{self, Ownership},
+    endpoint::{self, Ownership},
     show,
     style::warn,
 };
@@ -18,14 +18,13 @@ use crate::{
     model::{Role, Task},
 };
 
-/// What an operator says about a task that is added.
+/// The operator's statements about the task.
 #[derive(Debug, clap::Args)]
 pub struct RoleArgs {
-    /// The role that this server shall have in the task. Refuses the file of the other aggregator. Needed where nothing
-    /// tells and nobody can be asked: without public_url, and on no terminal.
+    /// Role of this server in the task; the file of the other role is refused. Required without public_url and terminal.
     #[arg(long, value_enum)]
     role: Option<Aggregator>,
-    /// Add the task although its URL for this server is not below public_url, because it leads here too.
+    /// Accept a URL that is not below public_url but also leads to this server.
     #[arg(long)]
     any_url: bool,
 }
@@ -33,9 +32,9 @@ pub struct RoleArgs {
 /// A role that a server can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Aggregator {
-    /// Takes uploads and collections.
+    /// Accepts uploads and collections.
     Leader,
-    /// Is asked by the leader.
+    /// Answers the leader.
     Helper,
 }
 
@@ -48,30 +47,30 @@ impl Aggregator {
     }
 }
 
-/// Refuses a task that is meant for another server; asks if nothing tells.
+/// Refuses a task of another server. Asks the user if it cannot tell.
 pub async fn check(control: &Control, config: &Config, task: &Task, args: &RoleArgs) -> Outcome {
     let role = task.role();
     let name = show::role(role);
     if let Some(wanted) = args.role.map(Aggregator::role).filter(|wanted| *wanted != role) {
         let wanted = show::role(wanted);
-        return Err(Failure::usage(format!("this file is the {name}'s, and --role says {wanted}: nothing was added")));
+        return Err(Failure::usage(format!("this is the {name}'s file, but --role is {wanted}: nothing was added")));
     }
-    match place::ownership(config, listening(control, config).await, &task.public, role) {
+    match endpoint::ownership(config, listening(control, config).await, &task.public, role) {
         Ownership::Ours => Ok(()),
         Ownership::Foreign(why) if args.any_url => {
             warn(why);
             Ok(())
         }
         Ownership::Foreign(why) => Err(Failure::new(format!(
-            "{why}. Nothing was added. Take the file of the role that this server has; if that URL leads here too, give \
-             --any-url"
+            "{why}: nothing was added (hint: use the file of this server's role; if that URL also leads to this server, \
+             use --any-url)"
         ))),
         Ownership::Unknown if args.role.is_some() || args.any_url => Ok(()),
-        Ownership::Unknown => ask(place::own_url(&task.public, role), name),
+        Ownership::Unknown => ask(endpoint::own_url(&task.public, role), name),
     }
 }
 
-/// Where the server listens, or would.
+/// Returns the listen address of the running server, or the configured one.
 async fn listening(control: &Control, config: &Config) -> SocketAddr {
     match control {
         Control::Server(socket) => socket.health().await.ok().and_then(|health| health.address),
@@ -83,8 +82,8 @@ async fn listening(control: &Control, config: &Config) -> SocketAddr {
 fn ask(url: &str, role: &str) -> Outcome {
     if !std::io::stdin().is_terminal() {
         return Err(Failure::usage(format!(
-            "the task's {role} is at {url}, and nothing tells whether that is this server: set public_url in the \
-             configuration, or give --role {role}"
+            "cannot tell whether the task's {role}, {url}, is this server (hint: set public_url in the configuration, or \
+             use --role {role})"
         )));
     }
     let mut out = std::io::stderr().lock();
@@ -92,5 +91,5 @@ fn ask(url: &str, role: &str) -> Outcome {
     out.flush()?;
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;
-    if answer.trim() == "yes" { Ok(()) } else { Err(Failure::new("nothing was added")) }
+    if answer.trim() == "yes" { Ok(()) } else { Err(Failure::new("cancelled: nothing was added")) }
 }

@@ -1,4 +1,4 @@
-//! URLs as places on the network, and our own among them.
+//! Hosts and ports of URLs, and which URLs lead to this server.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -11,21 +11,21 @@ use crate::{
     peer,
 };
 
-/// Where a URL leads.
+/// The endpoint of an HTTP URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// The name or address, as the URL has it.
+pub struct Endpoint {
+    /// Host name or address, as in the URL.
     pub host: String,
-    /// The address, if it is one.
+    /// The address, if the host is one.
     pub address: Option<IpAddr>,
     /// The port.
     pub port: u16,
-    /// Whether it is spoken to by TLS.
+    /// Whether the scheme is `https`.
     pub is_secure: bool,
 }
 
-impl Place {
-    /// Where a URL leads, if it is one of HTTP.
+impl Endpoint {
+    /// Parses a URL.
     pub fn of(url: &str) -> Option<Self> {
         let url = Url::parse(url).ok()?;
         let (host, address) = match url.host()? {
@@ -36,7 +36,7 @@ impl Place {
         Some(Self { host, address, port: url.port_or_known_default()?, is_secure: url.scheme() == "https" })
     }
 
-    /// The host, and the port if it is not the usual one.
+    /// The host, with the port unless it is the default.
     pub fn label(&self) -> String {
         match self.port {
             443 if self.is_secure => self.host.clone(),
@@ -46,7 +46,7 @@ impl Place {
         }
     }
 
-    /// Its URL, without a path.
+    /// The URL without a path.
     pub fn url(&self) -> String {
         let scheme = if self.is_secure { "https" } else { "http" };
         match self.host.contains(':') {
@@ -55,7 +55,7 @@ impl Place {
         }
     }
 
-    /// Whether it is on this machine by its very name.
+    /// Returns whether the host is a loopback name or address.
     pub fn is_loopback(&self) -> bool {
         match self.address {
             Some(address) => address.is_loopback(),
@@ -64,32 +64,32 @@ impl Place {
     }
 }
 
-/// Whether a task's URL for us leads to this server, as far as that is known here.
+/// Whether the URL of this aggregator in a task leads to this server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ownership {
-    /// It is below `public_url`, or where the server listens.
+    /// It is below `public_url`, or matches the listen address.
     Ours,
-    /// It is another server's, and why.
+    /// It leads to another server, with the reason.
     Foreign(String),
-    /// Nothing tells.
+    /// Undecidable.
     Unknown,
 }
 
-/// The URL that a task has for the aggregator of a role.
+/// Returns the URL of the aggregator with a role.
 pub fn own_url(task: &TaskParameters, role: Role) -> &str {
     if role == Role::Leader { &task.leader_url } else { &task.helper_url }
 }
 
-/// Whether the task's URL for us, who have this role and listen at an address, leads here.
+/// Decides whether the URL of this aggregator, with this role and listen address, leads to this server.
 pub fn ownership(config: &Config, listen: SocketAddr, task: &TaskParameters, role: Role) -> Ownership {
     let (ours, named, other) = (&config.public_url, own_url(task, role), own_url(task, other(role)));
     let name = show::role(role);
     if is_below(named, ours) || ours.is_empty() && is_at(named, listen) {
         Ownership::Ours
     } else if !ours.is_empty() {
-        Ownership::Foreign(format!("the task's {name} is at {named}, and our public_url is {ours}"))
+        Ownership::Foreign(format!("the task's {name} is {named}, but public_url is {ours}"))
     } else if is_at(other, listen) {
-        Ownership::Foreign(format!("the task's {name} is at {named}, and this server listens at {listen}"))
+        Ownership::Foreign(format!("the task's {name} is {named}, but this server listens on {listen}"))
     } else {
         Ownership::Unknown
     }
@@ -99,14 +99,14 @@ fn other(role: Role) -> Role {
     if role == Role::Leader { Role::Helper } else { Role::Leader }
 }
 
-/// Whether a URL leads to an address of this machine that a server listens at.
+/// Returns whether a URL leads to a listen address of this machine.
 fn is_at(url: &str, listen: SocketAddr) -> bool {
-    let Some(place) = Place::of(url).filter(|place| place.port == listen.port()) else { return false };
+    let Some(endpoint) = Endpoint::of(url).filter(|endpoint| endpoint.port == listen.port()) else { return false };
     let is_everywhere = listen.ip().is_unspecified() || listen.ip().is_loopback();
-    place.is_loopback() && is_everywhere || place.address == Some(listen.ip())
+    endpoint.is_loopback() && is_everywhere || endpoint.address == Some(listen.ip())
 }
 
-/// Whether one URL is the other or below it.
+/// Returns whether `url` is `base` or below it.
 fn is_below(url: &str, base: &str) -> bool {
     let parsed = |text: &str| Url::parse(&peer::join(text, "")).ok();
     let (Some(url), Some(base)) = (parsed(url), parsed(base)) else { return false };
@@ -119,19 +119,19 @@ mod tests {
     use crate::{aggregator::testing, model::Revision};
 
     #[test]
-    fn a_url_is_a_place() {
-        let place = Place::of("https://dap.example.org/x").unwrap();
-        assert_eq!((place.host.as_str(), place.port, place.is_secure), ("dap.example.org", 443, true));
-        assert!(!place.is_loopback());
-        let place = Place::of("http://[::1]:8080").unwrap();
-        assert!(place.is_loopback() && place.port == 8080 && place.address.is_some());
-        assert_eq!(place.label(), "[::1]:8080");
-        assert!(Place::of("http://localhost/").unwrap().is_loopback());
-        assert_eq!(Place::of("nowhere"), None);
+    fn parses_url_into_endpoint() {
+        let endpoint = Endpoint::of("https://dap.example.org/x").unwrap();
+        assert_eq!((endpoint.host.as_str(), endpoint.port, endpoint.is_secure), ("dap.example.org", 443, true));
+        assert!(!endpoint.is_loopback());
+        let endpoint = Endpoint::of("http://[::1]:8080").unwrap();
+        assert!(endpoint.is_loopback() && endpoint.port == 8080 && endpoint.address.is_some());
+        assert_eq!(endpoint.label(), "[::1]:8080");
+        assert!(Endpoint::of("http://localhost/").unwrap().is_loopback());
+        assert_eq!(Endpoint::of("nowhere"), None);
     }
 
     #[test]
-    fn the_other_aggregators_file_is_recognized() {
+    fn recognizes_file_of_other_aggregator() {
         let of = |public_url: &str, listen: &str, role| {
             let mut task = testing::task(Revision::Dap09).public;
             task.leader_url = "http://127.0.0.1:9001/dap-09/".to_owned();
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn our_url_is_ours_however_it_is_written() {
+    fn compares_urls_by_origin_and_path() {
         for (url, base) in [
             ("https://a.example/dap-09/", "https://a.example"),
             ("https://A.example:443/dap-09", "https://a.example/"),

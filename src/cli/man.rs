@@ -1,31 +1,31 @@
-//! `dapbox man`: the manual pages.
+//! `dapbox man`: generates manual pages.
 
 use std::{io, path::PathBuf};
 
 use clap::{Command, CommandFactory};
 use clap_mangen::Man;
 
-use super::{Cli, Failure, Outcome, style::say};
+use super::{Cli, Failure, Outcome, style::print};
 use crate::support::version;
 
 /// Arguments of `dapbox man`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Without --dir the page of dapbox itself is printed: dapbox man | man -l -\n\n\
+#[command(after_help = "Without --dir, prints the page of dapbox(1): dapbox man | man -l -\n\n\
     Examples:\n  \
     dapbox man\n  \
     dapbox man --dir /usr/local/share/man/man1")]
 pub struct Args {
-    /// Write a page for each command into this directory, which is made if it is not there.
+    /// Directory for one page per command; created if missing.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
 
 /// Runs `dapbox man`.
 pub fn run(args: &Args) -> Outcome {
-    // One page for each command, and none for the help that each of them has.
+    // One page per command, without the help subcommands.
     let mut program = Cli::command().disable_help_subcommand(true).version(version::RELEASE).long_version(None);
     program.build();
-    let Some(dir) = &args.dir else { return Ok(say(page(program)?.1)?) };
+    let Some(dir) = &args.dir else { return Ok(print(page(program)?.1)?) };
     let at_dir = |error: io::Error| Failure::new(error).context(dir.display());
     std::fs::create_dir_all(dir).map_err(at_dir)?;
     let mut commands = vec![program];
@@ -37,34 +37,33 @@ pub fn run(args: &Args) -> Outcome {
     Ok(())
 }
 
-/// The name of a command's page, and its text.
+/// Renders the page of a command. Returns its file name and text.
 fn page(command: Command) -> io::Result<(String, String)> {
-    // The name of a page stands twice beside the manual's: more than "dapbox" has no room in 80 columns.
+    // The header repeats the page's name: a longer manual name would not fit 80 columns.
     let man = Man::new(command).source(format!("dapbox {}", version::RELEASE)).manual("dapbox");
     let mut text = Vec::new();
     man.render(&mut text)?;
-    Ok((man.get_filename(), polish(&String::from_utf8_lossy(&text))))
+    Ok((man.get_filename(), fix_page(&String::from_utf8_lossy(&text))))
 }
 
-/// What the generator does not know: that a date which is not there leaves its place empty, that our last section is notes
-/// with examples, and that lines which are indented must not be wrapped.
-fn polish(page: &str) -> String {
-    let (mut polished, mut is_indented) = (String::with_capacity(page.len()), false);
+/// Fixes the generated page: quotes the missing date, names the last section NOTES, and does not wrap indented lines.
+fn fix_page(page: &str) -> String {
+    let (mut fixed, mut is_indented) = (String::with_capacity(page.len()), false);
     for line in page.lines() {
         match (is_indented, line.starts_with(' ')) {
-            (false, true) => polished.push_str(".nf\n"),
-            (true, false) => polished.push_str(".fi\n"),
+            (false, true) => fixed.push_str(".nf\n"),
+            (true, false) => fixed.push_str(".fi\n"),
             _ => {}
         }
         is_indented = line.starts_with(' ');
         match line {
-            ".SH EXTRA" => polished.push_str(".SH NOTES"),
-            _ if line.starts_with(".TH ") => polished.push_str(&line.replacen("  ", " \"\" ", 1)),
-            _ => polished.push_str(line),
+            ".SH EXTRA" => fixed.push_str(".SH NOTES"),
+            _ if line.starts_with(".TH ") => fixed.push_str(&line.replacen("  ", " \"\" ", 1)),
+            _ => fixed.push_str(line),
         }
-        polished.push('\n');
+        fixed.push('\n');
     }
-    polished
+    fixed
 }
 
 #[cfg(test)]
@@ -72,11 +71,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_indented_is_not_wrapped_and_the_title_is_whole() {
-        let polished = polish(".TH a 1  \"a 0.1\" manual\n.SH EXTRA\nExamples:\n  dapbox a \\\\\n      b\n\nEnd\n");
+    fn keeps_indented_lines_of_man_page() {
+        let fixed = fix_page(".TH a 1  \"a 0.1\" manual\n.SH EXTRA\nExamples:\n  dapbox a \\\\\n      b\n\nEnd\n");
         let title = ".TH a 1 \"\" \"a 0.1\" manual\n";
         assert_eq!(
-            polished.strip_prefix(title).unwrap(),
+            fixed.strip_prefix(title).unwrap(),
             ".SH NOTES\nExamples:\n.nf\n  dapbox a \\\\\n      b\n.fi\n\nEnd\n"
         );
     }
