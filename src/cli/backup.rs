@@ -125,8 +125,10 @@ async fn copy(config: &Config, with_key: bool, mut out: impl Write + Send + 'sta
             out.flush()?;
         }
         Control::Offline(data) => {
-            let options =
-                BackupOptions { key: read_key(config, with_key)?, tracking_bytes: config.limits.max_backup_tracking_bytes };
+            let options = BackupOptions {
+                key: read_key(config, with_key)?,
+                tracking_bytes: config.limits.max_backup_tracking_bytes,
+            };
             let (data, made) = tokio::task::spawn_blocking(move || copy_offline(data, &mut out, options)).await?;
             data.close().await;
             made?;

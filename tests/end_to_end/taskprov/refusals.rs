@@ -329,7 +329,8 @@ async fn anonymous_requests_do_not_consume_peer_quota() {
 
     // An operator removes the others. They leave no tombstones and may return; the used one stays.
     let data_dir = pair.leader.config.data_dir.to_str().unwrap().to_owned();
-    let swept = dapbox(&["task", "sweep", "--never-contacted-for", "30m", "--yes", "-o", "json", "--data-dir", &data_dir]);
+    let swept =
+        dapbox(&["task", "sweep", "--never-contacted-for", "30m", "--yes", "-o", "json", "--data-dir", &data_dir]);
     let swept: serde_json::Value = serde_json::from_str(&swept.unwrap()).unwrap();
     assert_eq!((swept["removed"].as_bool(), swept["tasks"].as_array().map(Vec::len)), (Some(true), Some(2)), "{swept}");
     assert_eq!(tasks_of(&pair), [task.configuration.public.id]);
