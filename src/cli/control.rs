@@ -119,7 +119,7 @@ impl Control {
         }
     }
 
-    /// The tasks that others set up and that nobody has contacted, or removes them.
+    /// Lists provisioned and in-band tasks that no party has contacted, or removes them.
     pub async fn never_contacted(&self, request: NeverContactedRequest) -> Result<Vec<TaskId>, Failure> {
         match self {
             Self::Server(socket) => {

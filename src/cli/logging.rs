@@ -74,7 +74,8 @@ pub fn start(log: &Log) -> Result<LevelHandle, Failure> {
     };
     // A separate file: writing blocks as long as the reader does not read, and must not hold the lock of `std::io::stderr`.
     let stderr = File::from(std::io::stderr().as_fd().try_clone_to_owned()?);
-    let notice = move |count: u64| format_line(is_json, "WARN", "log lines dropped", &[("dropped", count.to_string())]);
+    let notice =
+        move |count: u64| log_line(is_json, "WARN", "log lines dropped", &[("line_count", Some(count.to_string()))]);
     let sink = Sink::start(stderr, log.queue_bytes, notice)?;
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(sink.clone()).log_internal_errors(false);
@@ -121,21 +122,23 @@ pub fn log_final_error(text: &str) {
 pub fn log_panic(panic: &PanicHookInfo<'_>) -> bool {
     let Some(log) = LOG.get() else { return false };
     let thread = std::thread::current();
-    let mut fields = vec![
-        ("thread", thread.name().unwrap_or("unnamed").to_owned()),
-        ("error", panic_text(panic.payload()).to_owned()),
-    ];
-    fields.extend(panic.location().map(|location| ("location", location.to_string())));
-    let backtrace = Backtrace::capture();
-    if backtrace.status() == BacktraceStatus::Captured {
-        fields.push(("backtrace", backtrace.to_string()));
-    }
-    log.sink.push(&format_line(log.is_json, "ERROR", "thread panicked", &fields));
+    let backtrace = Some(Backtrace::capture()).filter(|trace| trace.status() == BacktraceStatus::Captured);
+    log.sink.push(&log_line(
+        log.is_json,
+        "ERROR",
+        "thread panicked",
+        &[
+            ("thread", Some(thread.name().unwrap_or("unnamed").to_owned())),
+            ("error", Some(panic_text(panic.payload()).to_owned())),
+            ("location", panic.location().map(ToString::to_string)),
+            ("backtrace", backtrace.map(|trace| trace.to_string())),
+        ],
+    ));
     true
 }
 
 /// Formats a line like `tracing`.
-fn format_line(is_json: bool, level: &str, message: &str, fields: &[(&str, String)]) -> Vec<u8> {
+fn log_line(is_json: bool, level: &str, message: &str, fields: &[(&str, Option<String>)]) -> Vec<u8> {
     let time = timestamp::show(clock::now());
     let present = fields.iter().filter_map(|(name, value)| Some((*name, value.as_ref()?)));
     let text = if is_json {

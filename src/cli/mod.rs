@@ -14,7 +14,7 @@ mod demo;
 mod doctor;
 mod endpoint;
 pub(crate) mod failure;
-mod findings;
+pub(crate) mod findings;
 mod init;
 mod input;
 mod keys;

@@ -238,7 +238,7 @@ async fn survives_disk_that_is_full_to_the_last_byte(#[values(Revision::Dap09, R
     }
     let (code, log) = leader.end();
     assert_eq!(code, Some(1), "{log}");
-    assert!(log.contains("error: the server cannot go on: the disk is full"), "{log}");
+    assert!(log.contains("error: the server failed: the disk is full"), "{log}");
 
     // Twice: a single release of the ballast is enough.
     for _ in 0..2 {

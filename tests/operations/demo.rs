@@ -45,7 +45,7 @@ fn answers_each_question_in_all_modes_and_revisions() {
             let output = demo(&["--rows", "300", "--vdaf", vdaf, "--query", query, "--dap", dap]);
             let text = text(&output);
             assert!(output.status.success(), "{vdaf} {query} {dap}: {text}");
-            assert!(text.contains("Exactly right"), "{vdaf} {query} {dap}: {text}");
+            assert!(text.contains("Exact:"), "{vdaf} {query} {dap}: {text}");
             assert!(text.contains(&format!("/dap-{dap}/")), "{vdaf} {query} {dap}: {text}");
             let shown: String = text.chars().filter(|c| *c != ',').collect();
             let is_shown = shown.split_whitespace().any(|word| word == number.to_string());

@@ -226,18 +226,18 @@ async fn lists_rotates_disables_and_deletes_keys(#[values(true, false)] is_runni
     assert!(keys[0]["age"].as_u64().unwrap() < 600);
 
     let (text, code) = dapbox_keys(&node, &["rotate"]).await;
-    assert!(code == 0 && text.contains("is made, and handed out from 2"), "{text}");
+    assert!(code == 0 && text.contains("created, active from 2"), "{text}");
     let second = list().await.0[1].0;
     let (text, _) = dapbox_keys(&node, &["list"]).await;
-    assert!(text.contains("pending") && text.contains("active") && text.contains("handed out from"), "{text}");
+    assert!(text.contains("pending") && text.contains("active") && text.contains("active from"), "{text}");
     let (text, code) = dapbox_keys(&node, &["rotate"]).await;
-    assert!(code == 0 && text.contains("pending already"), "{text}");
+    assert!(code == 0 && text.contains("already pending"), "{text}");
     let (text, code) = dapbox_keys(&node, &["rotate", "--now"]).await;
-    assert!(code == 0 && text.contains("handed out from now on") && text.contains("backup"), "{text}");
+    assert!(code == 0 && text.contains("activated") && text.contains("Back up"), "{text}");
     assert_eq!(list().await.0, [(second, "active".to_owned()), (first, "expired".to_owned())]);
 
     let (text, code) = dapbox_keys(&node, &["disable", &second.to_string()]).await;
-    assert!(code == 0 && text.contains("made, and handed out from now on"), "{text}");
+    assert!(code == 0 && text.contains("created and activated"), "{text}");
     let (states, _) = list().await;
     assert!(states.len() == 3 && states[0].1 == "active" && states[0].0 != second, "{states:?}");
     let (text, code) = dapbox_keys(&node, &["delete", &second.to_string()]).await;

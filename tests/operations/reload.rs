@@ -464,7 +464,7 @@ fn reloads_by_command_and_signal() {
     assert_eq!(said["changed"][0]["key"], "leader.max_job_size", "{said}");
     assert_eq!(said["needs_restart"][0]["key"], "limits.workers", "{said}");
     let (_, said) = server.run(&["reload"]);
-    assert!(said.contains("Needs a restart") && said.contains("limits.workers: 0 -> 2"), "{said}");
+    assert!(said.contains("Requires a restart") && said.contains("limits.workers: 0 -> 2"), "{said}");
 
     // An invalid file is refused with the line, and changes nothing.
     server.write("[leader]\nmax_job_sise = 400\n");
@@ -496,7 +496,7 @@ fn changes_log_level_until_reload() {
     client.write_all(b"GET /nowhere HTTP/1.1\r\nhost: here\r\n\r\n").unwrap();
     server.until_logged(r#""level":"DEBUG""#);
     let (code, said) = server.run(&["log", "debgu"]);
-    assert_eq!((code, said.contains("'debgu' is no level")), (1, true), "{said}");
+    assert_eq!((code, said.contains("'debgu' is not a level")), (1, true), "{said}");
 
     server.write("[log]\nlevel = \"warn\"\n");
     assert_eq!(server.run(&["reload"]).0, 0);
@@ -504,7 +504,7 @@ fn changes_log_level_until_reload() {
     // An invalid level is refused together with the other changes, before any is applied.
     server.write("[log]\nlevel = \"inof\"\n[leader]\nmax_job_size = 400\n");
     let (code, said) = server.run(&["reload"]);
-    assert_eq!((code, said.contains("'inof' is no level")), (1, true), "{said}");
+    assert_eq!((code, said.contains("'inof' is not a level")), (1, true), "{said}");
     assert_eq!(server.run(&["log"]).1, "warn\n");
 }
 

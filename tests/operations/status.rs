@@ -173,7 +173,7 @@ async fn shows_completed_work(#[values(Revision::Dap09, Revision::Dap18)] revisi
     );
     let shown = stdout(&["status"], &pair.leader).await;
     assert!(shown.contains("1 not aggregated yet, 1 with too few reports"), "{shown}");
-    assert!(shown.contains("does not answer as it should: not since the start"), "{shown}");
+    assert!(shown.contains("failing: no response since the start"), "{shown}");
     assert_eq!(metrics(&pair.leader).await[&format!("dapbox_helper_stuck{{task={}}}", parties.id())], 1.0);
 
     let too_early = builder.report(&yes, clock::now().saturating_add(Duration(24 * HOUR)));
@@ -260,7 +260,8 @@ async fn check_numbers(pair: &Pair, parties: &Parties) {
     assert!(stdout(&["status"], &pair.helper).await.contains("helper        dap-"));
     let missing = run(dapbox(&["status", "nosuchtask"], &pair.leader)).await;
     assert!(
-        missing.status.code() == Some(1) && String::from_utf8_lossy(&missing.stderr).contains("no task nosuchtask")
+        missing.status.code() == Some(1)
+            && String::from_utf8_lossy(&missing.stderr).contains("unknown task nosuchtask")
     );
 }
 
@@ -508,7 +509,7 @@ async fn watches_until_interrupted() {
     node.stop().await;
     let output = run(dapbox(&["status", "--watch"], &node)).await;
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.code() == Some(1) && said.contains("start one with 'dapbox serve'"), "{said}");
+    assert!(output.status.code() == Some(1) && said.contains("start it with 'dapbox serve'"), "{said}");
 }
 
 /// The terminal is drawn in place, and restored when q is pressed.
@@ -529,7 +530,7 @@ async fn restores_terminal_after_watching() {
     let shown = tokio::task::spawn_blocking(move || read_terminal(&mut script)).await.unwrap();
     let (before, rest) = shown.split_once("\x1b[?1049h").unwrap();
     let (drawn, after) = rest.rsplit_once("\x1b[?1049l").unwrap();
-    assert!(drawn.contains("There is no task") && drawn.contains("q ends"), "{drawn:?}");
+    assert!(drawn.contains("No tasks") && drawn.contains("q: quit"), "{drawn:?}");
     let after: Vec<_> = after.split_whitespace().collect();
     assert_eq!(after, ["code", "0", before.trim()]);
     node.stop().await;
@@ -541,7 +542,7 @@ fn read_terminal(script: &mut Running) -> String {
     let (mut shown, mut part, mut is_pressed) = (Vec::new(), [0; 4096], false);
     while let Ok(length @ 1..) = out.read(&mut part) {
         shown.extend_from_slice(&part[..length]);
-        if !is_pressed && String::from_utf8_lossy(&shown).matches("\x1b[H").count() >= 3 {
+        if !is_pressed && String::from_utf8_lossy(&shown).matches("\x1b[1;1H").count() >= 3 {
             keys.write_all(b"xq").unwrap();
             is_pressed = true;
         }

@@ -238,7 +238,7 @@ async fn rejects_rotation_at_helper_and_of_unknown_task() {
     // With and without a running server.
     for round in 0..2 {
         refused(&["rotate", &id], &pair.helper, "presents no token");
-        refused(&["rotate", "unknown"], &pair.leader, "there is no task");
+        refused(&["rotate", "unknown"], &pair.leader, "unknown task");
         refused(&["accept", &id, "--hash", "short"], &pair.helper, "--hash");
         if round == 0 {
             pair.helper.stop().await;

@@ -175,13 +175,13 @@ impl Demo<'_> {
     }
 
     fn show_report(&self, answer: &str, report: &Report) -> io::Result<()> {
-        let sealed = |share: &HpkeCiphertext| {
+        let describe = |share: &HpkeCiphertext| {
             let bytes: Vec<_> = share.payload.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
             format!("{} ...  {} bytes", bytes.join(" "), style::count(share.payload.len()))
         };
         self.line("1st answer", answer)?;
-        self.line("leader sees", &sealed(&report.leader_share))?;
-        self.line("helper sees", &sealed(&report.helper_share))?;
+        self.line("leader sees", &describe(&report.leader_share))?;
+        self.line("helper sees", &describe(&report.helper_share))?;
         self.note("A share alone is random, and encrypted so that only its aggregator can read it.")
     }
 

@@ -345,7 +345,7 @@ mod tests {
                 }],
                 results_not_fetched: 7,
                 collected_unlisted: 0,
-                last_error: Some("something that went wrong again and again and is told in many words ".repeat(3)),
+                last_error: Some("a long description of a persistent error that needs several lines ".repeat(3)),
                 provisioned: None,
                 in_band: None,
                 noise: None,

@@ -11,7 +11,8 @@ use super::{
         control::Control,
         input::read_limited,
         show,
-        style::{counted, print, warn},
+        style::{Style, counted, print, warn},
+        table::Table,
     },
     add_and_find_closed, describe_closed_past,
 };
@@ -149,21 +150,21 @@ fn other_skew(listed: &[ListedTask], ours: Duration) -> Option<String> {
 }
 
 fn summary(found: &[Task], url: &str, is_dry: bool) -> String {
-    let mut text = String::new();
+    let mut table = Table::new(Style::stdout(), ["id", "role", "computes", "batches", "other aggregator"]);
     for task in found {
         let public = &task.public;
         let peer = if task.role() == Role::Leader { &public.helper_url } else { &public.leader_url };
         let noise = public.noise.map(|epsilon| format!(", epsilon {epsilon}")).unwrap_or_default();
-        text.push_str(&format!(
-            "{}  {:<6}  {}, batches {}{noise}; the other aggregator is at {peer}\n",
-            public.id,
-            show::role(task.role()),
-            format::vdaf(&public.vdaf),
-            format::batches(public.batch_mode, public.min_batch_size)
-        ));
+        table.row([
+            public.id.into(),
+            show::role(task.role()).into(),
+            format!("{}{noise}", format::vdaf(&public.vdaf)).into(),
+            format::batches(public.batch_mode, public.min_batch_size).into(),
+            peer.into(),
+        ]);
     }
     let done = if is_dry { "would be added" } else { "added" };
-    format!("{text}{} {done} with {url} as this aggregator's URL.", counted(found.len() as u64, "task"))
+    format!("{table}\n{} {done} with {url} as this aggregator's URL.", counted(found.len() as u64, "task"))
 }
 
 #[cfg(test)]
@@ -183,7 +184,7 @@ mod tests {
         assert!(plain.contains("1 task would be added with https://here.example/ as"), "{plain}");
         task.public.noise = Some("0.5".parse().unwrap());
         let noisy = summary(&[task], "https://here.example/", false);
-        assert!(noisy.contains(", epsilon 0.5; ") && !plain.contains("epsilon"), "{noisy}");
+        assert!(noisy.contains(", epsilon 0.5 ") && !plain.contains("epsilon"), "{noisy}");
     }
 
     #[test]

@@ -28,6 +28,7 @@ use crate::{
         failure::{Failure, Outcome},
         local_pair::WorkDir,
         style::{self, Style, print},
+        table::Table,
         task,
         taskfile::{TaskFiles, VerifyKey},
     },
@@ -355,28 +356,23 @@ fn task() -> Result<Task, Failure> {
 
 fn format_table(measured: &[GrowthPoint]) -> String {
     let style = Style::stdout();
-    let header = format!(
-        "{:>12} {:>11} {:>6} {:>9} {:>10} {:>8} {:>10} {:>8}",
-        "reports", "reports/s", "speed", "start", "memory", "each", "disk", "each"
-    );
-    let mut lines = vec![style.bold(&header)];
+    let header = ["reports", "reports/s", "speed", "start", "memory", "each", "disk", "each"];
+    let mut table = Table::new(style, header).right(0..8);
     let mebibytes = |bytes: u64| format!("{} MiB", style::count(bytes >> 20));
     let bytes = |bytes: Option<f64>| bytes.map_or(String::new(), |bytes| format!("{bytes:.1} B"));
     for point in measured {
-        lines.push(format!(
-            "{:>12} {:>11} {:>6.2} {:>7.2} s {:>10} {:>8} {:>10} {:>8}",
-            if point.compacted { "compacted".to_owned() } else { style::count(point.reports) },
-            style::count(point.reports_per_second as u64),
-            point.speed,
-            point.start_seconds,
-            point.resident_bytes.map_or(String::new(), mebibytes),
-            bytes(point.memory_per_report),
-            mebibytes(point.disk_bytes),
-            bytes(point.disk_per_report),
-        ));
+        table.row([
+            if point.compacted { "compacted".to_owned() } else { style::count(point.reports) }.into(),
+            style::count(point.reports_per_second as u64).into(),
+            format!("{:.2}", point.speed).into(),
+            format!("{:.2} s", point.start_seconds).into(),
+            point.resident_bytes.map_or(String::new(), mebibytes).into(),
+            bytes(point.memory_per_report).into(),
+            mebibytes(point.disk_bytes).into(),
+            bytes(point.disk_per_report).into(),
+        ]);
     }
     let note = "speed: reports/s by those of an empty directory. start, memory: a fresh process that opens it. \
                 each: per report. compacted: the last row after dapbox compact.";
-    lines.push(style.dim(note));
-    lines.join("\n")
+    format!("{table}\n{}", style.dim(note))
 }

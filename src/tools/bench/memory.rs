@@ -21,7 +21,8 @@ use crate::{
         control::Socket,
         failure::{Failure, Outcome},
         local_pair::WorkDir,
-        style::{self, print},
+        style::{self, Style, print},
+        table::Table,
     },
     client::{Client, ClientError},
     model::{Report, TaskId},
@@ -241,17 +242,16 @@ impl Drop for ServerProcess {
 fn format_table(measured: &MemoryResults) -> String {
     let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
     let MemoryResults { vdaf, reports, leader_share_bytes, aggregation_seconds, leader, helper } = measured;
-    let mut lines = vec![
-        format!("{} of {}", style::counted(*reports, "report"), vdaf),
-        format!("leader's shares: {}; aggregated in {aggregation_seconds:.2} s", mib(*leader_share_bytes)),
-        String::new(),
-        format!("{:<22}{:>12}{:>12}", "peak memory", "leader", "helper"),
-    ];
+    let mut table = Table::new(Style::stdout(), ["peak memory", "leader", "helper"]).right(1..3);
     let rows = [
         ("after the start", leader.started, helper.started),
         ("after the uploads", leader.uploaded, helper.uploaded),
         ("after aggregation", leader.aggregated, helper.aggregated),
     ];
-    lines.extend(rows.map(|(when, leader, helper)| format!("{when:<22}{:>12}{:>12}", mib(leader), mib(helper))));
-    lines.join("\n")
+    for (when, leader, helper) in rows {
+        table.row([when.into(), mib(leader).into(), mib(helper).into()]);
+    }
+    let reports = style::counted(*reports, "report");
+    let share = mib(*leader_share_bytes);
+    format!("{reports} of {vdaf}\nleader's shares: {share}; aggregated in {aggregation_seconds:.2} s\n\n{table}")
 }

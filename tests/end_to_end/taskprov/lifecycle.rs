@@ -161,7 +161,7 @@ async fn works_from_command_line() {
     let (leader_url, helper_url) = (origin(&leader), origin(&helper));
     let new = ["taskprov", "new", "--leader", &leader_url, "--helper", &helper_url, "--out", &at("")];
     dapbox(&new).unwrap();
-    assert!(dapbox(&new).unwrap_err().contains("not overwritten"));
+    assert!(dapbox(&new).unwrap_err().contains("already exists"));
     for (node, name) in [(&mut leader, "for-leader.toml"), (&mut helper, "for-helper.toml")] {
         let mode = fs::metadata(at(name)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
@@ -201,7 +201,7 @@ async fn works_from_command_line() {
 
     // A file that contradicts the advertisement is rejected.
     fs::write(&client, public.replace("min_batch_size = 2", "min_batch_size = 1")).unwrap();
-    assert!(dapbox(&["upload", "--task", &client, "3"]).unwrap_err().contains("something else"));
+    assert!(dapbox(&["upload", "--task", &client, "3"]).unwrap_err().contains("encoded configuration"));
     let multihot =
         ["--vdaf", "multihot", "--length", "3", "--max-weight", "1", "--expires", "30d", "--out", &at("other")];
     assert!(dapbox(&[&base[..4], &multihot].concat()).unwrap_err().contains("not supported in in-band tasks"));

@@ -136,7 +136,7 @@ fn resumes_collection_after_interruption() {
         assert_eq!((&collected["result"], &collected["report_count"]), (&json!(123), &json!(2)), "{kind:?}");
         assert_eq!(setting.outstanding(), [] as [Value; 0], "{kind:?}");
         assert_eq!(setting.batches_collected(), 1, "{kind:?}");
-        assert!(setting.failure(&["--resume"], 1).contains("no collection is outstanding"), "{kind:?}");
+        assert!(setting.failure(&["--resume"], 1).contains("no outstanding collection"), "{kind:?}");
         assert!(!setting.dir.path().join("collector.jobs.json.lock").exists(), "{kind:?}");
     }
 }
@@ -229,7 +229,7 @@ fn includes_current_interval_only_on_request() {
         let error = setting.failure(&[], 1);
         assert!(error.contains("nothing to collect") && error.contains("--include-current"), "{kind:?}: {error}");
         let error = setting.failure(&["--include-current"], 2);
-        assert!(error.contains("refuses all further reports") && error.contains("--yes"), "{kind:?}: {error}");
+        assert!(error.contains("refuses further reports") && error.contains("--yes"), "{kind:?}: {error}");
         assert_eq!(setting.result(&["--include-current", "--yes"])["result"], json!(3), "{kind:?}");
         assert!(!upload("4").status.success(), "the hour is closed: {kind:?}");
         let listed = setting.result(&["--list"]);
@@ -245,7 +245,7 @@ fn rejects_overlap_and_lists_free_intervals() {
     let at = |hours_before: u64| ((hour - hours_before) * 3600).to_string();
     setting.result(&["--since", &at(2), "--until", &at(0)]);
     let error = setting.failure(&["--since", &at(4), "--until", &at(0)], 1);
-    assert!(error.contains("batchOverlap") && error.contains("Free of it are"), "{error}");
+    assert!(error.contains("batchOverlap") && error.contains("Uncollected parts"), "{error}");
     let free = error.lines().filter(|line| line.starts_with("  ")).count();
     assert_eq!(free, 1, "{error}");
     assert_eq!(setting.outstanding(), [] as [Value; 0], "what was refused is not outstanding");

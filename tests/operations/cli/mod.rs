@@ -309,9 +309,9 @@ fn collects_intervals_and_batches_as_csv() {
     assert!(collected.status.success(), "{collected:?}");
     assert_eq!(String::from_utf8(collected.stdout).unwrap(), "index,value\n0,4\n1,6\n");
     let cases = [
-        (&["--interval", &start, "1d"][..], 1, "Free of it are"),
+        (&["--interval", &start, "1d"][..], 1, "Uncollected parts"),
         (&["--since", "2000-01-01", "--until", "2000-01-02", "--timeout", "1s"], 1, "too few"),
-        (&["--since", "2000-01-01T00:00:01", "--until", "2000-01-02"], 2, "try --since 2000-01-01T00:00:00Z"),
+        (&["--since", "2000-01-01T00:00:01", "--until", "2000-01-02"], 2, "use --since 2000-01-01T00:00:00Z"),
         (&["--current-batch"], 2, "--interval"),
         (&["--interval", "yesterday", "1d"], 2, "invalid time"),
     ];
@@ -520,7 +520,9 @@ fn closes_past_from_command_line() {
     };
     assert!(stderr_of_failure(&close(&[], &["--yes"]), 2).contains("--peer"));
     assert!(stderr_of_failure(&close(&["--all"], &[]), 2).contains("--yes"));
-    assert!(stderr_of_failure(&close(&["--peer", "https://three.example"], &["--yes"]), 1).contains("no such task"));
+    assert!(
+        stderr_of_failure(&close(&["--peer", "https://three.example"], &["--yes"]), 1).contains("no matching task")
+    );
     let later = ["task", "close", "--all", "--before", "2999-01-01", "--yes", "--data-dir", data];
     assert!(stderr_of_failure(&later, 2).contains("ahead"));
     assert_eq!(horizons(), [Value::Null, Value::Null, Value::Null]);

@@ -49,7 +49,7 @@ fn validates_all_rows_before_first_upload() {
         let named: Vec<_> = lines.lines().map(|line| line.split(',').next().unwrap()).collect();
         assert_eq!(named, ["line", "3", "4", "5"], "{lines}");
         let again = stderr_of_failure(&[&base[..], &["--rejected", text(&rejected)]].concat(), 1);
-        assert!(again.contains("not overwritten"), "{again}");
+        assert!(again.contains("already exists"), "{again}");
 
         let output = run(&[&base[..], &["--skip-invalid", "-o", "json"]].concat());
         let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -141,6 +141,6 @@ fn resumes_killed_upload_without_duplicates() {
         let (sum, collected) = ((0..ROWS).map(|row| row % 200).sum::<u64>(), collected(dir.path()));
         assert_eq!((&collected["report_count"], &collected["result"]), (&json!(ROWS), &json!(sum)), "DAP-{dap}");
         let error = stderr_of_failure(&[&base[..], &["--resume"]].concat(), 1);
-        assert!(error.contains("leave --resume out"), "{error}");
+        assert!(error.contains("omit --resume"), "{error}");
     }
 }
