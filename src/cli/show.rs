@@ -116,11 +116,11 @@ pub fn task(task: &TaskStatus, style: Style) -> String {
     if task.collections_waiting > 0 {
         line("collections", format!("{} waiting", style::count(task.collections_waiting)));
     }
-    if let Some(trouble) = &task.last_error {
-        line("trouble", style.bad(trouble));
+    if let Some(error) = &task.last_error {
+        line("error", style.bad(error));
     }
     if let Some(contradiction) = counters::contradiction(&task.counters) {
-        line("trouble", style.bad(&contradiction));
+        line("error", style.bad(&contradiction));
     }
     if !task.collected.is_empty() {
         line("collected batches", String::new());

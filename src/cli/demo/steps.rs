@@ -328,8 +328,8 @@ async fn wait_for_aggregation(leader: &Node, id: &TaskId, total: u64) -> Result<
         last = status;
         if moved.elapsed() > IDLE_TIMEOUT {
             bar.finish_and_clear();
-            let trouble = last.last_error.as_deref().unwrap_or("the aggregators do not say why");
-            let text = format!("aggregation is stuck at {} of {total} reports: {trouble}", last.aggregated);
+            let error = last.last_error.as_deref().unwrap_or("the aggregators report no error");
+            let text = format!("aggregation is stuck at {} of {total} reports: {error}", last.aggregated);
             return Err(Failure::new(text));
         }
     }

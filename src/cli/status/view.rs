@@ -114,8 +114,8 @@ fn certificate(text: &mut Text, tls: &TlsStatus, now: Time) {
             }
         }
     }
-    if let Some(trouble) = &tls.last_error {
-        text.styled_line("", trouble, Style::bad);
+    if let Some(error) = &tls.last_error {
+        text.styled_line("", error, Style::bad);
     }
 }
 
@@ -161,7 +161,7 @@ fn task(text: &mut Text, view: &TaskView, now: Time, most: usize) {
     collected(text, status);
     refusals(text, view);
     if let Some(contradiction) = counters::contradiction(&status.counters) {
-        text.styled_line("trouble", &contradiction, Style::bad);
+        text.styled_line("error", &contradiction, Style::bad);
     }
     if let Some(peer) = &view.peer {
         helper(text, peer, status.last_error.as_deref(), now);
@@ -268,12 +268,12 @@ fn refusals(text: &mut Text, view: &TaskView) {
 
 fn helper(text: &mut Text, peer: &PeerStatus, last_error: Option<&str>, now: Time) {
     let since = |time: Option<Time>| time.map(|time| relative(time, now));
-    match (since(peer.last_success), since(peer.last_failure), trouble) {
-        (success, failure, Some(trouble)) => {
+    match (since(peer.last_success), since(peer.last_failure), error) {
+        (success, failure, Some(error)) => {
             let last = success.map_or("no response since the start".to_owned(), |time| format!("last response {time}"));
             let failure = failure.map(|time| format!(", failed {time}")).unwrap_or_default();
             text.styled_line("helper", &format!("failing: {last}{failure}"), Style::bad);
-            text.styled_line("", trouble, Style::bad);
+            text.styled_line("", error, Style::bad);
         }
         (Some(success), ..) => text.line("helper", &format!("ok, last response {success}")),
         (None, Some(failure), None) => text.line("helper", &format!("failed {failure}, no request since")),
