@@ -80,18 +80,18 @@ fn validate(sources: &ConfigSources) -> Result<CheckReport, Failure> {
             return Ok(CheckReport { findings, options: Vec::new() });
         }
     };
-    let endpoint = sources.file.as_ref().map_or_else(|| "no file".to_owned(), |file| file.display().to_string());
+    let file = sources.file.as_ref().map_or_else(|| "no file".to_owned(), |file| file.display().to_string());
     let options: Vec<_> = sources.settings(&config)?.into_iter().map(OptionView::of).collect();
     let changed = style::counted(options.len() as u64, "option");
     let checks: [(&'static str, Option<CheckResult>); 13] = [
         ("clock", clock),
-        ("configuration", Some(passed(format!("{endpoint}; {changed} set")))),
-        ("log level", log_level(&config)),
-        ("listen address", listen(&config)),
-        ("monitor", monitor(&config)),
-        ("public URL", public_url(&config)),
-        ("management", management(&config)),
-        ("peers", peers(&config)),
+        ("configuration", Some(passed(format!("{file}; {changed} set")))),
+        ("log level", check_log_level(&config)),
+        ("listen address", check_listen(&config)),
+        ("monitor", check_monitor(&config)),
+        ("public URL", check_public_url(&config)),
+        ("management", check_management(&config)),
+        ("peers", check_peers(&config)),
         ("certificate", (config.tls.mode == TlsMode::Files).then(|| doctor::check_certificate_files(&config))),
         ("certificate key", check_private_file(&config.tls.key_file)),
         ("peer roots", doctor::check_peer_roots(&config)),
@@ -172,7 +172,7 @@ fn check_monitor(config: &Config) -> Option<CheckResult> {
 }
 
 /// Checks that the public URL matches the TLS mode and the certificate.
-fn public_url(config: &Config) -> Option<CheckResult> {
+fn check_public_url(config: &Config) -> Option<CheckResult> {
     let (endpoint, url) = (Endpoint::of(&config.public_url)?, &config.public_url);
     if config.tls.mode != TlsMode::Off && !endpoint.is_secure {
         let text = format!("{url} has no TLS, but this server speaks TLS only");

@@ -50,12 +50,12 @@ impl ApiProbe<'_> {
         let Some(endpoint) = Endpoint::of(self.url) else { return Ok(findings) };
         findings.push(Finding::new("public address", self.check_address(context, &endpoint).await));
         if endpoint.is_secure {
-            let whose = match context.config.tls.mode {
+            let owner = match context.config.tls.mode {
                 TlsMode::Off => CertOwner::Proxy,
                 TlsMode::Files => CertOwner::Files,
                 TlsMode::Acme => CertOwner::Acme,
             };
-            let verdict = certificate::check_with_roots(context, &endpoint, whose, &self.roots.webpki_store()?).await;
+            let verdict = certificate::check_with_roots(context, &endpoint, owner, &self.roots.webpki_store()?).await;
             findings.extend(verdict.map(|verdict| Finding::new("certificate", verdict)));
         }
         let client = ApiClient::new(context, self)?;

@@ -19,7 +19,7 @@ use crate::{
     cli::{
         certificate::{self, CertOwner, provider},
         endpoint::Endpoint,
-        findings::{CheckResult, Finding, failed, sentence},
+        findings::{CheckResult, Finding, failed, split_hint},
     },
     config::{Config, TlsMode},
     server::certificate_in_files,
@@ -75,15 +75,15 @@ fn expected_host(config: &Config) -> Option<String> {
 }
 
 /// Checks the certificate presented at a URL, with the trusted roots. `None` if there is no connection.
-pub async fn check_at(context: &DoctorContext, endpoint: &Endpoint, whose: CertOwner) -> Option<CheckResult> {
-    check_with_roots(context, endpoint, whose, &context.roots).await
+pub async fn check_at(context: &DoctorContext, endpoint: &Endpoint, owner: CertOwner) -> Option<CheckResult> {
+    check_with_roots(context, endpoint, owner, &context.roots).await
 }
 
 /// Checks the certificate presented at a URL, with these roots. `None` if there is no connection.
 pub async fn check_with_roots(
     context: &DoctorContext,
     endpoint: &Endpoint,
-    whose: CertOwner,
+    owner: CertOwner,
     roots: &RootCertStore,
 ) -> Option<CheckResult> {
     let shown = match names::resolve(context, &endpoint.host).await {
@@ -91,7 +91,7 @@ pub async fn check_with_roots(
         Err(_) => Err(CertProbeError::Unreachable),
     };
     match shown {
-        Ok(chain) => Some(certificate::evaluate_chain(&chain, Some(&endpoint.host), Some(roots), whose, clock::now())),
+        Ok(chain) => Some(certificate::evaluate_chain(&chain, Some(&endpoint.host), Some(roots), owner, clock::now())),
         Err(CertProbeError::Unreachable) => None,
         Err(CertProbeError::Refused(why)) => Some(failed(
             format!("no TLS on port {}: {why}", endpoint.port),

@@ -93,7 +93,7 @@ const CHECKS: &[(&str, Check)] = &[
 pub async fn run(args: Args) -> Outcome {
     if let Err(issue) = clock::examine(SystemTime::now()) {
         // All other checks depend on the clock.
-        return print_findings(&[Finding::new("clock", Err(trouble))], args.output.format);
+        return print_findings(&[Finding::new("clock", Err(issue))], args.output.format);
     }
     let (config, sources) = args.config.load_with_sources(None)?;
     let spinner = style::spinner("looking");

@@ -30,17 +30,17 @@ const DATE_RESOLUTION: Duration = Duration::from_millis(500);
 pub async fn examine(context: &DoctorContext) -> Vec<Finding> {
     let others = context.peers(MAX_PEERS);
     // Names and certificates belong to an endpoint, which several peers may share.
-    let mut places: Vec<Endpoint> = Vec::new();
+    let mut endpoints: Vec<Endpoint> = Vec::new();
     for other in &others {
-        if let Some(endpoint) = Endpoint::of(&other.url).filter(|new| places.iter().all(|known| known != new)) {
-            places.push(endpoint);
+        if let Some(endpoint) = Endpoint::of(&other.url).filter(|new| endpoints.iter().all(|known| known != new)) {
+            endpoints.push(endpoint);
         }
     }
-    let (places, others) = tokio::join!(
-        join_findings(places.iter().map(|endpoint| check_endpoint(context, endpoint))),
+    let (endpoints, others) = tokio::join!(
+        join_findings(endpoints.iter().map(|endpoint| check_endpoint(context, endpoint))),
         join_findings(others.iter().map(|other| check_peer(context, other))),
     );
-    places.into_iter().chain(merge_by_peer(others)).collect()
+    endpoints.into_iter().chain(merge_by_peer(others)).collect()
 }
 
 /// Merges the findings of all tasks of a peer into one per check: the worst, with the number of affected tasks.

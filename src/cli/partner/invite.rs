@@ -159,9 +159,9 @@ fn text(invitation: &Invitation<'_>, style: Style) -> String {
     if !findings.is_empty() {
         text.push_str(&format!("{}\n{}\n\n", findings::show(findings, style), check::not_checked(style)));
     }
-    let good = token::validity(*until);
+    let validity = token::validity(*until);
     text.push_str(&format!(
-        "{}\n\n  API URL    {}\n  API token  {}\n\nThe token is named {name} and valid {good}.\nSECRET, printed only \
+        "{}\n\n  API URL    {}\n  API token  {}\n\nThe token is named {name} and valid {validity}.\nSECRET, printed only \
          once: send it over a channel that you trust.\n\n",
         style.bold("For the operator of the control plane"),
         style.accent(api_url),
