@@ -93,7 +93,7 @@ fn frame(text: &str, below: &str, (height, width): (usize, usize), ellipsis: &st
         frame += &format!("{ellipsis} {} more lines: the terminal is too small{end_of_line}", lines.len() - shown);
     }
     let below = console::truncate_str(below, width, ellipsis);
-    frame + &format!("{below}{ResetColor}{}", Clear(ClearType::FromCursorDown))
+    format!("{frame}{below}{ResetColor}{}", Clear(ClearType::FromCursorDown))
 }
 
 #[cfg(test)]

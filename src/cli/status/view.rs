@@ -268,7 +268,7 @@ fn refusals(text: &mut Text, view: &TaskView) {
 
 fn helper(text: &mut Text, peer: &PeerStatus, last_error: Option<&str>, now: Time) {
     let since = |time: Option<Time>| time.map(|time| relative(time, now));
-    match (since(peer.last_success), since(peer.last_failure), error) {
+    match (since(peer.last_success), since(peer.last_failure), last_error) {
         (success, failure, Some(error)) => {
             let last = success.map_or("no response since the start".to_owned(), |time| format!("last response {time}"));
             let failure = failure.map(|time| format!(", failed {time}")).unwrap_or_default();

@@ -1,7 +1,10 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
-use crate::model::{Epsilon, MaxMeasurement};
+use crate::{
+    model::{Epsilon, MaxMeasurement},
+    vdaf,
+};
 
 fn parameters() -> Parameters {
     Parameters {
