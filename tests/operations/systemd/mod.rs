@@ -22,8 +22,8 @@ const ADD_TASK: &str = "cd /root && export DAPBOX_CONFIG=/etc/dapbox/appliance.t
     dapbox task new --leader https://leader.example --helper https://helper.example \
         --vdaf histogram --length 10 --min-batch-size 500 --expires 2099-04-01 --out my-task >/dev/null
     dapbox task add my-task/helper.toml >/dev/null
-    dapbox task list | wc -l";
-const COUNT_TASKS: &str = "dapbox task list --data-dir /var/lib/dapbox | wc -l";
+    dapbox task list | tail -n +2 | wc -l";
+const COUNT_TASKS: &str = "dapbox task list --data-dir /var/lib/dapbox | tail -n +2 | wc -l";
 /// Prints the status line of the answer to a client that fetches the HPKE configuration.
 const FETCH_HPKE_CONFIG: &str = r#"bash -c 'exec 3<>/dev/tcp/127.0.0.1/8080
     printf "GET /dap-09/hpke_config HTTP/1.0\r\nHost: helper.example\r\n\r\n" >&3; head -n 1 <&3' | tr -d '\r'"#;
