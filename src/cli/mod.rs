@@ -19,6 +19,7 @@ mod init;
 mod input;
 mod keys;
 pub(crate) mod local_pair;
+pub mod log_events;
 pub(crate) mod logging;
 mod man;
 mod pair;

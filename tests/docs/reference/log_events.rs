@@ -28,5 +28,5 @@ pub fn text() -> String {
         text += &format!("### {area}\n\n{}\n", table(&heading, rows));
     }
     let fields = FIELDS.iter().map(|(name, meaning)| vec![code(name), (*meaning).to_owned()]);
-    text + "### Fields of log events\n\n" + &table(&["field", "meaning"], fields)
+    format!("{text}### Fields of log events\n\n{}", table(&["field", "meaning"], fields))
 }
