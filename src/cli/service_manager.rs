@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sd_notify::NotifyState as State;
 
-use crate::{server::Pulse, support::Fault};
+use crate::{server::LivenessProbe, support::Fault};
 
 /// Interval between extensions of the manager's timeout.
 const EXTENSION_INTERVAL: Duration = Duration::from_secs(10);
@@ -55,11 +55,11 @@ pub async fn extend_timeout_during<T>(status: &str, work: impl Future<Output = T
 
 /// Starts to send watchdog notifications, two per watchdog timeout. They stop if the store does not respond, and the manager
 /// restarts the server.
-pub fn start_watchdog(pulse: Pulse) {
+pub fn start_watchdog(probe: LivenessProbe) {
     if let Some(limit) = sd_notify::watchdog_enabled() {
         tokio::spawn(notify_watchdog(limit / 2, move || {
-            let pulse = pulse.clone();
-            async move { pulse.beat().await }
+            let probe = probe.clone();
+            async move { probe.check().await }
         }));
     }
 }
