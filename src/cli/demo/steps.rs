@@ -194,8 +194,8 @@ impl Demo<'_> {
             return Err(incomplete(&status, total));
         }
         self.line("verified", &format!("{}, none rejected", style::counted(status.aggregated, "report")))?;
-        self.note("Aggregation started with the first upload. Neither aggregator has seen an answer:")?;
-        self.note("each has a sum of shares, which reveals nothing without the other's.")?;
+        self.note("Aggregation started with the first upload. Neither aggregator has seen an")?;
+        self.note("answer: each has a sum of shares, which reveals nothing without the other's.")?;
         let (took, speed) = (start.elapsed(), style::rate(total, uploading.elapsed()));
         self.line("done", &format!("{} after the last upload; with the uploads, {speed}", style::elapsed(took)))?;
         Ok(took)
