@@ -164,12 +164,12 @@ fn install(log: impl Subscriber + Send + Sync) -> Result<(), Failure> {
     others.init().map_err(|error| failed(&error))
 }
 
-/// Parses a level, or levels by module.
+/// Parses a level, or levels by crate.
 pub fn filter(level: &str) -> Result<EnvFilter, String> {
     let wrong = |why: &dyn std::fmt::Display| {
         format!(
-            "invalid log.level '{level}': {why} (hint: use error, warn, info, debug or trace, or levels by module such as \
-            'warn,dapbox::aggregator=debug')"
+            "invalid log.level '{level}': {why} (hint: use error, warn, info, debug or trace, or levels by crate such as \
+            'warn,dapbox_aggregator=debug')"
         )
     };
     // EnvFilter would parse a misspelt level as a module name.
@@ -186,10 +186,10 @@ mod tests {
 
     #[test]
     fn rejects_misspelt_log_levels() {
-        for level in ["error", "info", "OFF", "warn,dapbox::aggregator=debug", "info,hyper=off"] {
+        for level in ["error", "info", "OFF", "warn,dapbox_aggregator=debug", "info,hyper=off"] {
             assert!(filter(level).is_ok(), "{level}");
         }
-        for level in ["", "debgu", "warn,dapbox::aggregator", "dapbox=lots", "info,"] {
+        for level in ["", "debgu", "warn,dapbox_aggregator", "dapbox=lots", "info,"] {
             let error = filter(level).unwrap_err();
             assert!(error.contains("invalid log.level"), "{error}");
         }

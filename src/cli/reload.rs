@@ -29,13 +29,13 @@ pub struct Args {
 /// Arguments of `dapbox log`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Without LEVEL, prints the current level. A level is valid until the next 'dapbox reload' or \
-    restart, which apply log.level of the configuration. Levels by module: 'warn,dapbox::aggregator=debug'.\n\n\
+    restart, which apply log.level of the configuration. Levels by crate: 'warn,dapbox_aggregator=debug'.\n\n\
     Examples:\n  \
     dapbox log\n  \
     dapbox log debug\n  \
     dapbox log info,dapbox_server=trace --data-dir /var/lib/dapbox")]
 pub struct LogArgs {
-    /// New level: error, warn, info, debug or trace, or levels by module.
+    /// New level: error, warn, info, debug or trace, or levels by crate.
     #[arg(value_name = "LEVEL")]
     level: Option<String>,
     #[command(flatten)]

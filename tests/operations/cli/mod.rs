@@ -272,8 +272,8 @@ fn pair_prints_commands_and_resumes() {
     process.signal(Signal::INT);
     assert_eq!(process.wait().unwrap().code(), Some(0));
     for (flags, named) in [
-        (&["--vdaf", "count"][..], "what is measured"),
-        (&["--vdaf", "histogram", "--length", "4"], "what is measured"),
+        (&["--vdaf", "count"][..], "the VDAF"),
+        (&["--vdaf", "histogram", "--length", "4"], "the VDAF"),
         (&["--query", "fixed-size"], "--query"),
         (&["--min-batch-size", "2"], "--min-batch-size"),
         (&["--max-batch-size", "2"], "--max-batch-size"),
