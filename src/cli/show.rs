@@ -73,6 +73,33 @@ pub fn task(task: &TaskStatus, style: Style) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "  {}{value}", style.dim(&format!("{name:<18}")));
     };
+    task_parameters(task, &mut line);
+    task_progress(task, style, &mut line);
+    if !task.collected.is_empty() {
+        line("collected batches", String::new());
+    }
+    for batch in &task.collected {
+        let reports = batch.report_count.map(|count| format!("  {}", style::counted(count, "report")));
+        let fetched = batch.fetched.map(|at| format!(" {}", timestamp::show(at))).unwrap_or_default();
+        let (name, result) = (collected_batch(batch), batch.result.name());
+        let _ = writeln!(text, "    {name}{}  {result}{fetched}", reports.unwrap_or_default());
+    }
+    if task.collected_unlisted > 0 {
+        let _ = writeln!(text, "    and {} more", style::count(task.collected_unlisted));
+    }
+    if !task.counters.is_empty() {
+        let _ = writeln!(text, "  {}", style.dim("counters"));
+    }
+    let width = task.counters.keys().map(String::len).max().unwrap_or_default();
+    for (name, count) in &task.counters {
+        let reason = if counters::is_refusal(name) { refusal(name) } else { String::new() };
+        let _ = writeln!(text, "    {}  {}{reason}", style.dim(&format!("{name:<width$}")), style::count(*count));
+    }
+    format!("{}\n{text}", style.bold(&format!("Task {}", task.id)))
+}
+
+/// The lines of `task` that do not change while the task is open.
+fn task_parameters(task: &TaskStatus, line: &mut impl FnMut(&str, String)) {
     if let Some(name) = &task.name {
         line("name", name.to_string());
     }
@@ -105,6 +132,10 @@ pub fn task(task: &TaskStatus, style: Style) -> String {
     if let Some(horizon) = task.horizon {
         line("closed before", timestamp::show(horizon));
     }
+}
+
+/// The lines of `task` about its reports and batches.
+fn task_progress(task: &TaskStatus, style: Style, line: &mut impl FnMut(&str, String)) {
     line("waiting", style::counted(task.waiting, "report"));
     line("in flight", style::counted(task.jobs, "aggregation job"));
     let aggregated = style::counted(aggregated_total(task), "report");
@@ -122,27 +153,6 @@ pub fn task(task: &TaskStatus, style: Style) -> String {
     if let Some(contradiction) = counters::contradiction(&task.counters) {
         line("error", style.bad(&contradiction));
     }
-    if !task.collected.is_empty() {
-        line("collected batches", String::new());
-    }
-    for batch in &task.collected {
-        let reports = batch.report_count.map(|count| format!("  {}", style::counted(count, "report")));
-        let fetched = batch.fetched.map(|at| format!(" {}", timestamp::show(at))).unwrap_or_default();
-        let (name, result) = (collected_batch(batch), batch.result.name());
-        let _ = writeln!(text, "    {name}{}  {result}{fetched}", reports.unwrap_or_default());
-    }
-    if task.collected_unlisted > 0 {
-        let _ = writeln!(text, "    and {} more", style::count(task.collected_unlisted));
-    }
-    if !task.counters.is_empty() {
-        let _ = writeln!(text, "  {}", style.dim("counters"));
-    }
-    let width = task.counters.keys().map(String::len).max().unwrap_or_default();
-    for (name, count) in &task.counters {
-        let reason = if counters::is_refusal(name) { refusal(name) } else { String::new() };
-        let _ = writeln!(text, "    {}  {}{reason}", style.dim(&format!("{name:<width$}")), style::count(*count));
-    }
-    format!("{}\n{text}", style.bold(&format!("Task {}", task.id)))
 }
 
 /// The reason of a counter of rejected reports.

@@ -8,25 +8,22 @@ use std::{
 use tokio::sync::Semaphore;
 
 use crate::{
-    clock::Clock,
-    config_handle::ConfigHandle,
     dap::{
         context::{CollectionContext, DapContext, HelperContext, RequestContext, UploadContext},
         sampler::Sampler,
     },
-    keyed_locks::KeyedLocks,
     leader::context::LeaderContext,
     operator::{
         context::{ManagementContext, MonitorContext, OperatorContext, ReloadContext},
         controls::Controls,
         management::state::Management,
     },
-    peer_transport::PeerTransport,
     pool::Pool,
     public::PublicContext,
-    stop::StopSignal,
-    task_cache::TaskCache,
-    taskprov_peers::TaskprovPeers,
+    shared::{
+        clock::Clock, config_handle::ConfigHandle, keyed_locks::KeyedLocks, peer_transport::PeerTransport,
+        stop::StopSignal, task_cache::TaskCache, taskprov_peers::TaskprovPeers, wakeups::Wakeups,
+    },
     transport::{
         listen::{self, ListenContext},
         memory::{Budget, JobMemory},
@@ -40,7 +37,6 @@ use crate::{
         recorder::Recorder,
         supervise::{Parts, Supervisor},
     },
-    wakeups::Wakeups,
 };
 use dapbox_aggregator::config::Config;
 use dapbox_protocol::model::taskprov::PeerAggregator;

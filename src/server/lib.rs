@@ -4,6 +4,7 @@
 //!
 //! | room | contents |
 //! |---|---|
+//! | `shared` | the clock, the transport to peers, the configuration handle, the cache of tasks |
 //! | `transport` | listeners, HTTP, TLS, memory budgets, limits of connections and requests |
 //! | `upkeep` | HPKE key rotation, retention, disk space, supervision of background components |
 //! | `dap` | the resources of DAP-09 and DAP-18: routes, uploads, helper jobs, collection jobs |
@@ -20,38 +21,31 @@
 //! other aggregators go through its [`PeerTransport`]. A whole aggregator therefore runs on a virtual clock and a
 //! simulated network if [`Server::start_in`] receives another [`Environment`].
 
-mod clock;
-mod config_handle;
 mod contexts;
 mod dap;
-mod keyed_locks;
 mod leader;
 mod operator;
-mod peer_transport;
 pub mod pool;
 mod public;
 mod server;
+mod shared;
 mod start;
 mod start_error;
-mod stop;
-mod task_cache;
-mod taskprov_peers;
 mod transport;
 mod upkeep;
-mod wakeups;
 
 use rustls::pki_types::CertificateDer;
 
 use dapbox_aggregator::config::Tls;
 
-pub use clock::{Clock, SystemClock};
 pub use operator::backup::{PATH as BACKUP_PATH, WITH_KEY};
 pub use operator::controls::Controls;
 pub use operator::liveness::LivenessProbe;
 pub use operator::metrics::{Kind as MetricKind, METRICS, Metric};
 pub use operator::page::{needs_attention, render as status_page};
-pub use peer_transport::{HttpPeers, PeerRequest, PeerResult, PeerTransport};
 pub use server::Server;
+pub use shared::clock::{Clock, SystemClock};
+pub use shared::peer_transport::{HttpPeers, PeerRequest, PeerResult, PeerTransport};
 pub use start::Environment;
 pub use start_error::StartError;
 pub use transport::tls::{CertificateError, describe as describe_certificate};

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use crate::{
-    clock::Clock,
-    config_handle::ConfigHandle,
     dap::{context::DapContext, dap09, dap18},
     operator::{context::ManagementContext, landing, management},
+    shared::{clock::Clock, config_handle::ConfigHandle},
     transport::http::{self, Request, Response},
     upkeep::recorder::Recorder,
 };

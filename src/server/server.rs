@@ -5,10 +5,8 @@ use std::{net::SocketAddr, sync::Arc};
 use tokio::task::JoinSet;
 
 use crate::{
-    clock::Clock,
-    config_handle::ConfigHandle,
     operator::{context::ReloadContext, controls::Controls, liveness::LivenessProbe, reload},
-    stop::StopSignal,
+    shared::{clock::Clock, config_handle::ConfigHandle, stop::StopSignal},
     transport::tls::CertificateError,
     upkeep::supervise::Parts,
 };

@@ -9,14 +9,16 @@ use tokio::{
 };
 
 use crate::{
-    clock::{Clock, SystemClock},
     contexts::{Addresses, Contexts, Parameters},
     dap::deferred_jobs,
     leader::{aggregation_driver, collection_driver},
     operator::{control_socket, management, monitor, overview, reload},
-    peer_transport::{HttpPeers, PeerTransport},
     public,
     server::Server,
+    shared::{
+        clock::{Clock, SystemClock},
+        peer_transport::{HttpPeers, PeerTransport},
+    },
     start_error::StartError,
     transport::{
         bound_address::BoundAddress,

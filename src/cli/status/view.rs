@@ -427,7 +427,7 @@ mod tests {
             "and 2 more not fetched",
             "3 batches; 1 collection waiting",
             "         3  sealed to an unknown key",
-            "         1  by the helper: not valid",
+            "         1  by the helper: with an invalid proof",
             "helper        failing: last response 1 min ago, failed now",
         ] {
             assert!(text.contains(part), "{part}\n{text}");

@@ -3,17 +3,14 @@
 use std::sync::Arc;
 
 use crate::{
-    clock::Clock,
-    config_handle::ConfigHandle,
     dap::sampler::Sampler,
-    keyed_locks::KeyedLocks,
     pool::Pool,
-    stop::StopSignal,
-    task_cache::TaskCache,
-    taskprov_peers::TaskprovPeers,
+    shared::{
+        clock::Clock, config_handle::ConfigHandle, keyed_locks::KeyedLocks, stop::StopSignal, task_cache::TaskCache,
+        taskprov_peers::TaskprovPeers, wakeups::Wakeups,
+    },
     transport::{memory::Budget, slots::Slots},
     upkeep::{disk::Disk, keys::Keys, supervise::Supervisor},
-    wakeups::Wakeups,
 };
 use dapbox_protocol::model::{AggregationJobId, TaskId};
 use dapbox_store::Store;

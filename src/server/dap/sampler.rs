@@ -8,7 +8,7 @@ use std::{
 use rand::Rng;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::task_cache::ForgetTask;
+use crate::shared::task_cache::ForgetTask;
 use dapbox_protocol::model::{Report, TaskId};
 
 /// Maximum number of concurrent samples.

@@ -26,8 +26,8 @@ use crate::{
         context::LeaderContext,
         request_loop::{Attempt, HelperRequest, Outcome, RequestLoop},
     },
-    peer_transport::PeerRequest,
     pool::Permit,
+    shared::peer_transport::PeerRequest,
     transport::memory::JobLease,
 };
 use dapbox_aggregator::{

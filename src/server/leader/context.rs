@@ -3,15 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    clock::Clock,
-    config_handle::ConfigHandle,
-    peer_transport::PeerTransport,
     pool::Pool,
-    stop::StopSignal,
-    task_cache::TaskCache,
+    shared::{
+        clock::Clock, config_handle::ConfigHandle, peer_transport::PeerTransport, stop::StopSignal,
+        task_cache::TaskCache, wakeups::Wakeups,
+    },
     transport::memory::JobMemory,
     upkeep::{keys::Keys, recorder::Recorder, supervise::Supervisor},
-    wakeups::Wakeups,
 };
 use dapbox_store::Store;
 use dapbox_support::Failpoints;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::{
     leader::{context::LeaderContext, retry_state::RetryState},
-    peer_transport::PeerRequest,
+    shared::peer_transport::PeerRequest,
 };
 use dapbox_aggregator::{TaskContext, config};
 use dapbox_client::peer::{Backoff, PeerError, Reply, RequestError};

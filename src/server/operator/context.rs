@@ -8,21 +8,18 @@ use std::{
 use tokio::sync::Semaphore;
 
 use crate::{
-    clock::Clock,
-    config_handle::ConfigHandle,
     operator::{controls::Controls, management::state::Management},
-    peer_transport::PeerTransport,
     pool::Pool,
-    stop::StopSignal,
-    task_cache::TaskCache,
-    taskprov_peers::TaskprovPeers,
+    shared::{
+        clock::Clock, config_handle::ConfigHandle, peer_transport::PeerTransport, stop::StopSignal,
+        task_cache::TaskCache, taskprov_peers::TaskprovPeers, wakeups::Wakeups,
+    },
     transport::{
         memory::Budget,
         slots::Slots,
         tls::{CertificateFiles, Certificates},
     },
     upkeep::{context::UpkeepContext, disk::Disk, keys::Keys, recorder::Recorder, supervise::Parts},
-    wakeups::Wakeups,
 };
 use dapbox_store::Store;
 use dapbox_support::Failpoints;

@@ -106,7 +106,7 @@ async fn answer(ctx: &Arc<OperatorContext>, mut request: Request) -> Result<Resp
             }
             Ok(empty(StatusCode::NO_CONTENT))
         }
-        ("POST", "/untouched", _) => {
+        ("POST", "/never_contacted", _) => {
             let request = read(ctx, &mut request).await?;
             json(StatusCode::OK, &never_contacted::answer(&ctx.upkeep, request).await?)
         }

@@ -31,8 +31,7 @@ use tokio::{
 use warp::{Filter, Reply};
 
 use crate::{
-    config_handle::ConfigHandle,
-    stop::StopSignal,
+    shared::{config_handle::ConfigHandle, stop::StopSignal},
     transport::{
         activity::{Activity, ActivityStream},
         http::Request,

@@ -3,12 +3,8 @@
 use std::sync::{Arc, atomic::AtomicU64};
 
 use crate::{
-    clock::Clock,
-    config_handle::ConfigHandle,
-    stop::StopSignal,
-    task_cache::TaskCache,
+    shared::{clock::Clock, config_handle::ConfigHandle, stop::StopSignal, task_cache::TaskCache, wakeups::Wakeups},
     upkeep::{disk::Disk, keys::Keys},
-    wakeups::Wakeups,
 };
 use dapbox_protocol::model::Time;
 use dapbox_store::Store;

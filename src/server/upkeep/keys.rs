@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::Notify;
 
-use crate::{clock::Clock, config_handle::ConfigHandle};
+use crate::shared::{clock::Clock, config_handle::ConfigHandle};
 use dapbox_aggregator::{
     KeyRing,
     keys::{self, KeyError, Policy, Request},

@@ -13,7 +13,7 @@ use std::{
     time::{Duration as Span, Instant},
 };
 
-use crate::{clock::Clock, task_cache::ForgetTask};
+use crate::shared::{clock::Clock, task_cache::ForgetTask};
 use dapbox_aggregator::{
     counters::{self, AGGREGATE_SUCCESS, REPORT_SUCCESS},
     views::overview::Sample,
@@ -311,7 +311,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::SystemClock;
+    use crate::shared::clock::SystemClock;
 
     fn totals(uploaded: u64) -> ReportTotals {
         ReportTotals { uploaded, ..ReportTotals::default() }

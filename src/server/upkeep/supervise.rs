@@ -23,7 +23,7 @@ use std::{
 use futures_util::FutureExt;
 use tokio::sync::watch;
 
-use crate::{clock::Clock, stop::StopSignal, task_cache::TaskCache};
+use crate::shared::{clock::Clock, stop::StopSignal, task_cache::TaskCache};
 use dapbox_aggregator::Error;
 use dapbox_protocol::model::TaskId;
 use dapbox_store::Store;

@@ -31,7 +31,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("protocol", &["model", "wire", "vdaf", "hpke"]),
     ("client", &["peer", "client", "collector"]),
     ("aggregator", &["config", "views", "keys", "tasks", "offline"]),
-    ("server", &["pool", "transport", "upkeep", "dap", "leader", "operator"]),
+    ("server", &["pool", "shared", "transport", "upkeep", "dap", "leader", "operator"]),
     ("", &["cli/doctor", "cli/demo", "tools/interop", "tools/bench"]),
 ];
 

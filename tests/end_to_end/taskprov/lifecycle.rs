@@ -177,7 +177,7 @@ async fn works_from_command_line() {
     assert!(dapbox(&["task", "list", "--config", &at("appliance.toml")]).unwrap_err().contains("public_url"));
     with_peers(&helper_url, "for-helper.toml");
     let checked = dapbox(&["check", "--config", &at("appliance.toml")]).unwrap();
-    assert!(checked.contains(&format!("the leader {leader_url}/dap-09/")), "{checked}");
+    assert!(checked.contains(&format!("{leader_url}/dap-09/")), "{checked}");
     with_peers(&helper_url, "for-collector.toml");
     assert!(dapbox(&["check", "--config", &at("appliance.toml")]).is_err());
 

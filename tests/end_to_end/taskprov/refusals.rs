@@ -187,7 +187,7 @@ async fn leader_limits_tasks_from_clients() {
         (dapbox::wire::for_revision(DAP09).upload_request(&strange.configuration.public.id), pair.leader.url(DAP09));
     let answer =
         peer().send(&url, &call.with_advertisement(header(&strange)), None, Bytes::from_static(b"x")).await.unwrap();
-    assert_rejected(&answer, ProblemType::InvalidTask, "helper is not one");
+    assert_rejected(&answer, ProblemType::InvalidTask, "helper is not a configured peer");
 
     assert_accepted(&upload(&tasks[0], header(&tasks[0])).await);
     // A collector may send the first request, with its token.

@@ -13,7 +13,7 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 
-use crate::{clock::Clock, config_handle::ConfigHandle, stop::StopSignal};
+use crate::shared::{clock::Clock, config_handle::ConfigHandle, stop::StopSignal};
 use dapbox_support::Failpoints;
 
 pub use certificates::{Certificates, describe};

@@ -32,7 +32,7 @@ use self::{
     storage::AcmeStorage,
 };
 use super::TlsContext;
-use crate::clock::Clock;
+use crate::shared::clock::Clock;
 use dapbox_client::peer::Backoff;
 use dapbox_protocol::model::Time;
 use dapbox_support::{Fault, Part};

@@ -19,7 +19,7 @@ use super::{
     issued::IssuedCertificate,
     storage::{self, AcmeStorage},
 };
-use crate::clock::Clock;
+use crate::shared::clock::Clock;
 use dapbox_aggregator::config::Acme;
 
 /// Timeout of an attempt.

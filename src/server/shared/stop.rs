@@ -4,7 +4,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
-use crate::clock::Clock;
+use crate::shared::clock::Clock;
 
 /// Grace period for the response of a helper while the server stops.
 const STOP_GRACE: Duration = Duration::from_secs(1);

@@ -10,7 +10,7 @@ use dapbox_protocol::model::{TaskId, Time, TokenHash};
 use dapbox_store::{Store, TaskState, View};
 use dapbox_support::Fault;
 
-use crate::taskprov_peers::TaskprovPeers;
+use crate::shared::taskprov_peers::TaskprovPeers;
 
 /// Keeps state of tasks that must be dropped when a task is removed.
 pub trait ForgetTask: Send + Sync {
