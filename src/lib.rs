@@ -24,13 +24,13 @@
 //!
 //! # Crates
 //!
-//! Each crate may use the crates below it only. `tests/docs/tidy` checks the modules inside a crate.
+//! A crate may use only crates below it in this table; `dapbox-aggregator` and `dapbox-client` do not use each other. `tests/docs/tidy` checks the modules inside a crate.
 //!
 //! | crate | directory | contents |
 //! |---|---|---|
 //! | `dapbox` | `src/` | [`cli`], the commands; `tools`, benchmarks and the interoperability test runner |
 //! | `dapbox-server` | `src/server/` | the HTTP server: `transport` (listeners, TLS, memory budgets), `dap` (routes and handlers), `leader` (drivers of jobs), `upkeep` (keys, retention, disk), `operator` (control socket, management API, metrics, status page); [`pool`], the VDAF worker threads |
-//! | `dapbox-aggregator` | `src/aggregator/` | [`aggregator`], the rules of an aggregator, synchronous, with `now` as an argument; [`config`], every option and limit; [`views`], status for operators |
+//! | `dapbox-aggregator` | `src/aggregator/` | [`aggregator`], the rules of an aggregator, synchronous, with `now` as an argument (except `offline`, which opens a data directory for the command line); [`config`], every option and limit; [`views`], status for operators |
 //! | `dapbox-client` | `src/client/` | [`client`] uploads, [`collector`] collects, [`peer`] is the HTTP client of all parties |
 //! | `dapbox-store` | `src/store/` | [`store`]: durable group commits, replay protection, secrets at rest, backups; `engine.rs` alone uses sled |
 //! | `dapbox-support` | `src/support/` | [`support`]: faults, failpoints, the clock, files, text formats |
@@ -38,8 +38,12 @@
 //!
 //! # Where to start reading
 //!
-//! - [`server::Server::start`] assembles a server. A request passes `transport/listen.rs`, the routes of its revision
-//!   (`dap/dap09.rs` or `dap/dap18.rs`) and a handler, such as `dap/upload.rs`, which calls the rules in [`aggregator`].
+//! - [`server::Server::start`] assembles a server. A request passes `src/server/transport/listen.rs`, `public.rs`, the routes
+//!   of its revision (`dap/dap09.rs` or `dap/dap18.rs`) and a handler such as `dap/upload.rs`, which calls the rules in
+//!   [`aggregator`].
+//! - `src/server/leader/request_loop.rs` and `aggregation_job.rs` decide what a failed request to the helper means (503, 410,
+//!   timeouts).
+//! - [`server::Environment`] replaces the clock and the requests to peers, for simulators.
 //! - [`aggregator::helper`] has the rules of the helper's aggregation jobs, [`aggregator::leader`] those of the leader,
 //!   [`aggregator::collect`] those of collections.
 //! - [`client::Client`] and [`collector::Collector`] are the other two parties.
@@ -48,11 +52,14 @@
 //! # The path of a report
 //!
 //! 1. **Upload.** The leader decodes the report, checks it and stores it encrypted. It answers when the report is durable.
-//!    No public-key operation happens here, except for a small sample of reports that idle workers open.
-//! 2. **Aggregation job, leader.** One write selects reports for a job. The worker pool opens and prepares them. The
-//!    request is stored, with its hash, before it is sent. It is sent until the helper gives a final answer.
+//!    A report that is known already is ignored. No public-key operation happens here, except for a small
+//!    sample of reports that idle workers open.
+//! 2. **Aggregation job, leader.** One write selects reports for a job and drops replayed ones
+//!    (`aggregator/leader/pick.rs`). The worker pool opens and prepares them. The job's reports and the hash of its request are
+//!    stored before the request is sent; after a restart, the same bytes are prepared again. The request is sent until the
+//!    helper gives a final answer.
 //! 3. **Aggregation job, helper.** A repeated request gets the stored answer. A new one reserves its report IDs; a report
-//!    whose ID is known is rejected as replayed. The worker pool opens and prepares the shares and sums them per batch
+//!    whose ID was aggregated before, or is in another job in progress, is rejected as replayed. The worker pool opens and prepares the shares and sums them per batch
 //!    bucket. One write stores sums, report IDs and the answer.
 //! 4. **Commit, leader.** The worker pool finishes preparation. One write merges the sums, records the report IDs and
 //!    deletes the reports.
@@ -63,7 +70,8 @@
 //!
 //! 1. **A report is aggregated at most once.** Report IDs are stored in the same write as the sums that contain them.
 //! 2. **Leader and helper agree.** A request that may have arrived is repeated with the same bytes until it is answered,
-//!    across restarts. The helper answers a repeat with the bytes of its first answer, or with 410 after it has expired.
+//!    across restarts. The helper answers a repeat with the bytes of its first answer, or with 410 after the answer
+//!    has expired or the job was deleted.
 //!    Both aggregators compare the joint randomness part of a public share with their own, so an honest leader accepts
 //!    every report that the helper accepts.
 //! 3. **A batch is collected at most once**, never below the minimum batch size. It is closed durably before its result is
@@ -72,12 +80,13 @@
 //! 5. **Everything before a task's horizon is closed**, whatever the clock shows. The horizon is stored and only rises.
 //!    Only data before the horizon is deleted. Retention raises it; so does the restore of a backup.
 //! 6. **Every storage error is fatal.** The server shuts down, and a restart reads the durable state. No background part
-//!    fails unnoticed: `server/upkeep/supervise.rs` restarts it or shuts the server down.
+//!    fails unnoticed: `src/server/upkeep/supervise.rs` restarts it or shuts the server down.
 //! 7. **Decoding is total**: it consumes every byte, never panics and allocates no more than the input justifies. Every
 //!    queue, body and vector has a limit. A panic on the worker pool fails one request.
 //! 8. **Four kinds of failure stay distinct**: [`wire::Malformed`] (bytes), [`wire::Problem`] (a problem document for a
 //!    peer), [`model::ReportError`] (one report), [`support::Fault`] (our own failure, logged once and answered 500).
-//! 9. **The protocol revision is known at the edge only**: in [`wire`], [`vdaf`] and the routes of the server. Where the
+//! 9. **The protocol revision is known at the edge only**: in [`wire`], [`vdaf`], the routes and the management API of the
+//!    server, and the command line. Where the
 //!    revisions differ about collected batches, [`wire::CollectedBatchPolicy`] names the policy.
 
 #![deny(clippy::print_stderr)]

@@ -1,6 +1,6 @@
 //! The decisions of a DAP aggregator, one file per interaction.
 //!
-//! Everything here is synchronous and takes `now` as an argument: functions over a store transaction, which decide
+//! Everything here but `offline` is synchronous and takes `now` as an argument: functions over a store transaction, which decide
 //! first and then mutate, and pure functions over report shares, which run on the worker pool. Sockets, waiting and
 //! retries belong to the server.
 //!

@@ -214,8 +214,8 @@ fn named(counters: &BTreeMap<String, u64>, names: &[(&'static str, &str)]) -> BT
     names.iter().map(|(theirs, ours)| (*theirs, count(ours))).collect()
 }
 
-/// Upload metrics of the API and our counters; an empty counter never occurs here. A leader opens no shares at upload,
-/// so decryption failures count as aggregation failures.
+/// Upload metrics of the API and our counters; an empty counter never occurs here. A leader opens only a sample of
+/// shares at upload, and counts their failures as aggregation failures.
 const UPLOADS: [(&str, &str); 8] = [
     ("interval_collected", "interval_collected"),
     ("report_decode_failure", "report_decode_failure"),

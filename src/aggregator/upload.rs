@@ -42,7 +42,7 @@ pub type Sampled = HashMap<ReportId, ReportError>;
 
 /// Stores acceptable reports and returns the outcome of each, in order.
 ///
-/// Stores none if there is no room for all, so that a repeated upload can succeed.
+/// Stores none of them if they would exceed `limits.max_waiting_reports`: the client repeats the upload.
 pub fn accept(
     tx: &mut Tx<'_>,
     now: Time,

@@ -51,7 +51,7 @@ pub async fn run(args: Args) -> Outcome {
     tracing::info!(url = server.url(), address = %server.address(), monitor, data_dir, version = version::VERSION, "serving");
     let status = format!("serving on {}", server.url());
     service_manager::ready(&status);
-    service_manager::start_watchdog(server.pulse());
+    service_manager::start_watchdog(server.liveness_probe());
     let fault = run_until_stopped(&server, &mut signals, &mut reload_signals, &status).await;
     service_manager::stopping();
     tokio::select! {

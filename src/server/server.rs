@@ -43,7 +43,7 @@ impl Server {
     }
 
     /// A probe for service managers.
-    pub fn pulse(&self) -> LivenessProbe {
+    pub fn liveness_probe(&self) -> LivenessProbe {
         LivenessProbe::new(self.store.clone())
     }
 

@@ -39,7 +39,7 @@ use dapbox_client::peer::{RootCertificates, TokenHeader};
 use dapbox_store::{self as store, Store};
 use dapbox_support::{Fault, Part};
 
-/// What a server takes from outside: time and the network.
+/// What a server takes from outside: time and outgoing requests.
 pub struct Environment {
     /// The clock.
     pub clock: Arc<dyn Clock>,

@@ -1,4 +1,5 @@
-//! The system clock, read at the edges only: decisions take `now` as an argument.
+//! The system clock, read at the edges only: decisions take `now` as an argument. The replaceable clock of a server is
+//! `Clock` in `src/server/shared/clock.rs`.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

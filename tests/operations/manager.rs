@@ -114,7 +114,7 @@ async fn hung_store_stops_watchdog() {
     let options = dapbox::store::Options { failpoints: Failpoints::new(plan), migrate: true, ..store_options(&config) };
     let control = reqwest::Client::builder().unix_socket(config.control_socket()).build().unwrap();
     let server = Server::start_with(config, options).await.unwrap();
-    let pulse = server.pulse();
+    let pulse = server.liveness_probe();
     pulse.check().await.unwrap();
 
     let parties = common::Parties::new(

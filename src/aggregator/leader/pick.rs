@@ -130,7 +130,8 @@ fn take(
 
 /// Whether a waiting report may still be aggregated.
 ///
-/// This is the leader's only check for replays and collected batches: after the helper's answer it is too late.
+/// This is the leader's last check for replays and collected batches. The upload check may be long past, and after the
+/// helper's answer it is too late.
 fn check_entry(
     task: &Task,
     end: Option<Time>,

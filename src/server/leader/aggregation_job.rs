@@ -6,8 +6,9 @@
 //!
 //! # Decision: a job is dissolved only if the helper cannot have processed it
 //!
-//! The leader dissolves a job if its request is refused permanently (413 or `invalidMessage`) and every earlier attempt
-//! was refused with a status that proves that nothing was processed, such as 429, or 503 with `Retry-After`. In all
+//! The leader dissolves a job if its request is refused permanently (413, `invalidMessage`, `invalidAggregationParameter` or
+//! `unsupportedExtension`), the server has not restarted since the first attempt, and every earlier attempt failed to connect
+//! or was refused with a status that proves that nothing was processed, such as 429, or 503 with `Retry-After`. In all
 //! other cases it repeats the same request with growing delays, and shows the error in the status of the task.
 //!
 //! # Decision: a job is deleted at the helper before its reports are retried
@@ -385,7 +386,7 @@ fn is_refused_for_good(problem: &Problem) -> bool {
         )
 }
 
-/// Whether a refusal proves that the helper processed nothing of this request, regardless of later ones.
+/// Whether a refusal proves that the helper did not process this attempt. It may accept a later one.
 ///
 /// 503 and 507 prove it with `Retry-After`, because the helper has postponed the request. Some proxies return a bare
 /// 503 after the connection to the helper broke and the request was sent. 409 and 410 refer to a job that the helper

@@ -71,12 +71,12 @@ pub async fn send_until_final<T>(
     request: Bytes,
     read: impl Fn(&Bytes) -> Result<T, Malformed>,
 ) -> Outcome<T> {
-    let mut pursuit = RequestLoop::new(ctx, context, helper_request);
+    let mut request_loop = RequestLoop::new(ctx, context, helper_request);
     loop {
-        match pursuit.attempt(&request, &read).await {
+        match request_loop.attempt(&request, &read).await {
             Attempt::Ended(end) => return end,
             Attempt::Pause(pause) => {
-                if pursuit.wait(pause).await.is_break() {
+                if request_loop.wait(pause).await.is_break() {
                     return Outcome::Stopped;
                 }
             }
@@ -138,7 +138,7 @@ impl<'a> RequestLoop<'a> {
                 self.pending = None;
                 RequestError::Refused(problem)
             }
-            // The helper failed to process the request, so that earlier attempts have had no effect either.
+            // Final: the helper refused this attempt and cannot have processed an earlier one.
             Err(RequestError::Refused(problem))
                 if (self.helper_request.is_final)(&problem, self.helper_request.may_be_taken && poll.is_none()) =>
             {
@@ -235,8 +235,8 @@ mod tests {
     fn respects_retry_after_within_limits() {
         let limits = config::Leader::default();
         let mut pace = PollPace::new(&limits);
-        for (record_helper_request, pause) in [(30, 30), (30, 30), (30, 30), (86_400, limits.retry_max.as_secs())] {
-            assert_eq!(pace.next(Some(Duration::from_secs(record_helper_request))).as_secs(), pause);
+        for (asked, pause) in [(30, 30), (30, 30), (30, 30), (86_400, limits.retry_max.as_secs())] {
+            assert_eq!(pace.next(Some(Duration::from_secs(asked))).as_secs(), pause);
         }
         assert_eq!(pace.next(Some(Duration::ZERO)), *limits.retry_initial);
         assert!(pace.next(None) <= *limits.retry_initial);

@@ -34,7 +34,7 @@ pub struct Metric {
 /// The type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Increases until a restart.
+    /// Only increases. Starts from zero at a restart, unless it is a counter of a task.
     Counter,
     /// Rises and falls.
     Gauge,

@@ -1,7 +1,8 @@
 //! The clock of a server, passed in at [`Server::start_in`](crate::Server::start_in).
 //!
-//! Drivers, handlers and decisions take every time, interval and delay from a [`Clock`], so that a whole aggregator can
-//! run on a virtual one. Only `transport`, which handles real connections, uses the timers of tokio directly.
+//! Drivers and decisions take every time, interval and delay from a [`Clock`], so that they can run on a virtual one. Timeouts
+//! of real connections and of the upload sample (`transport`, `dap/upload_stream.rs`, `dap/upload_sample.rs`), failpoints, and
+//! the chunk times of `pool.rs` use real timers.
 
 use std::{
     future::Future,

@@ -242,7 +242,7 @@ impl Machine {
     pub async fn remove_never_contacted(&self, until: Time) -> Vec<TaskId> {
         let request = NeverContactedRequest { until, remove: true };
         loop {
-            let answer = self.control(|control| control.post("http://control/untouched").json(&request)).await;
+            let answer = self.control(|control| control.post("http://control/never_contacted").json(&request)).await;
             if let Ok(removed) = answer.json().await {
                 return removed;
             }
