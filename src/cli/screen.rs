@@ -45,7 +45,11 @@ impl Screen {
 
     /// Replaces the contents with a text and a line below it. Truncates what does not fit.
     pub fn draw(&self, text: &str, below: &str) -> io::Result<()> {
-        let (width, height) = terminal::size()?;
+        // A terminal without a known size reports zero.
+        let (width, height) = match terminal::size()? {
+            (0, _) | (_, 0) => (80, 24),
+            size => size,
+        };
         let mut out = io::stdout().lock();
         out.write_all(frame(text, below, (height.into(), width.into()), self.ellipsis).as_bytes())?;
         out.flush()

@@ -157,11 +157,6 @@ impl Peer {
         Self { options, ..self.clone() }
     }
 
-    /// Returns a client with a lower limit on response bodies.
-    pub fn with_max_answer_bytes(&self, bytes: usize) -> Self {
-        self.with_limits(self.options.timeout, bytes.min(self.options.max_answer_bytes))
-    }
-
     /// Returns a client that retries a request with each of these tokens, the newest first, if the peer rejects its
     /// token. During a rotation it is unknown which token the peer accepts.
     pub fn with_fallback_tokens(&self, fallback_tokens: impl IntoIterator<Item = Secret>) -> Self {

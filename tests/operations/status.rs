@@ -252,7 +252,7 @@ async fn check_numbers(pair: &Pair, parties: &Parties) {
     assert_eq!((&by_command.tasks[0].batches, &by_command.tasks[0].refused), (&view.batches, &view.refused));
     let shown = stdout(&["status"], &pair.leader).await;
     let parts =
-        ["ready, up", ", 4 in all", "1 ready to collect, 1 with too few reports", "1  with a time too far ahead"];
+        ["ready, up", ", 4 total", "1 ready to collect, 1 with too few reports", "1  with a time too far ahead"];
     for part in parts {
         assert!(shown.contains(part), "{part}: {shown}");
     }
@@ -579,7 +579,7 @@ async fn shows_why_reports_were_rejected(#[values(Revision::Dap09, Revision::Dap
     let reasons = [
         ("hpke_decrypt_error", "refused: not decryptable"),
         (helper_error, "refused: by the helper: not decryptable"),
-        ("upload_bucket_limit", "refused: of a time that would open one batch bucket too many"),
+        ("upload_bucket_limit", "refused: beyond the limit of open batch buckets"),
     ];
     assert_eq!(view.refused, reasons.iter().map(|(name, _)| ((*name).to_owned(), 1)).collect());
     let (shown, seen) = (stdout(&["task", "show", &id], &pair.leader).await, metrics(&pair.leader).await);

@@ -169,15 +169,16 @@ impl<'a> RequestLoop<'a> {
         let current = self.ctx.tasks.get(&task.id).ok().flatten()?;
         let mut tokens = current.tokens.to_present(self.ctx.clock.now());
         let Some(token) = tokens.next() else { return Some(Err(no_token(&task.helper_url))) };
-        let (clock, timeout) = (&self.ctx.clock, self.ctx.peer_limits().timeout);
+        // The current limits, because they may be reloaded meanwhile.
+        let (clock, limits) = (&self.ctx.clock, self.ctx.peer_limits());
         let request = PeerRequest {
             base_url: &task.helper_url,
             spec: call,
             token,
             fallback_tokens: tokens.cloned().collect(),
             body,
-            timeout,
-            max_answer_bytes: max_answer,
+            timeout: limits.timeout,
+            max_answer_bytes: max_answer.min(limits.max_answer_bytes),
             point,
         };
         let begin = clock.instant();

@@ -301,7 +301,7 @@ async fn rejects_too_small_min_batch_size() {
     let (few, enough) = (order(99), order(100));
     let refused = plane.expect("POST", "/tasks", Some(few.clone()), 400).await;
     let detail = refused["detail"].as_str().unwrap();
-    assert!(detail.contains("99 is less") && detail.contains("which is 100"), "{detail}");
+    assert!(detail.contains("99 is below the minimum") && detail.contains("100"), "{detail}");
     let made = plane.expect("POST", "/tasks", Some(enough), 200).await;
     assert_eq!(made["report_expiry_age"], json!(30 * 86_400));
 

@@ -74,12 +74,7 @@ fn diagnoses_each_peer() {
     found.expect("peer clock", &url("garbage"), "ok", "");
     found.expect("peer keys", &url("page"), "failed", "text/html");
     found.expect("peer certificate", &format!("localhost:{expired}"), "failed", "expired");
-    found.expect(
-        "peer certificate",
-        &format!("localhost:{other}"),
-        "failed",
-        "for other.example and not for localhost",
-    );
+    found.expect("peer certificate", &format!("localhost:{other}"), "failed", "for other.example, not for localhost");
     found.expect("peer certificate", &format!("localhost:{fine}"), "ok", "for localhost");
     found.expect("peer keys", &url("expired"), "failed", "untrusted certificate");
     found.expect("peer keys", &url("quiet"), "failed", "timed out");

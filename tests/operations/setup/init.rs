@@ -45,7 +45,7 @@ fn initializes_local_server_from_flags() {
     assert_eq!(sandbox.read("appliance.toml"), written);
     let forced = sandbox.succeed(&[&arguments[..], &["--force", "-o", "json"]].concat()).json();
     assert_eq!(
-        (&forced["role"], &forced["tls"], &forced["kept"]),
+        (&forced["role"], &forced["tls"], &forced["previous_file"]),
         (&"both".into(), &"off".into(), &"appliance.toml.bak".into())
     );
     assert_eq!((sandbox.read("appliance.toml.bak"), sandbox.read("appliance.toml")), (written.clone(), written));
