@@ -12,7 +12,7 @@ const ALLOWED: Duration = Duration(86_400);
 /// The most timestamps listed.
 const MOST: usize = 100;
 
-/// Lists stored timestamps that are ahead of the clock, at most [`MOST`].
+/// Lists stored timestamps that are ahead of the clock, at most `MOST`.
 pub fn future_timestamps(view: &View<'_>, now: Time) -> Vec<FutureTimestamp> {
     let latest = now.saturating_add(ALLOWED);
     let of = |record: String, time: Time, is_permanent: bool| FutureTimestamp { record, time, is_permanent };

@@ -21,7 +21,7 @@ impl TaskprovPeers {
         Self(RwLock::new(peers.into()))
     }
 
-    fn from_files(&self) -> Arc<[PeerAggregator]> {
+    fn file_peers(&self) -> Arc<[PeerAggregator]> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -34,17 +34,17 @@ impl TaskprovPeers {
 
     /// Whether there is any peer. Without one, no task is set up in-band.
     pub fn has_peers(&self, view: &View<'_>) -> bool {
-        !self.from_files().is_empty() || !view.peers().is_empty()
+        !self.file_peers().is_empty() || !view.peers().is_empty()
     }
 
     /// Whether the operator has a file of the peer.
     pub fn has_file(&self, name: &PeerName) -> bool {
-        self.from_files().iter().any(|peer| name.matches(peer))
+        self.file_peers().iter().any(|peer| name.matches(peer))
     }
 
     /// Finds a peer. The operator's files take precedence.
     pub fn find(&self, view: &View<'_>, name: &PeerName) -> Option<PeerAggregator> {
-        let files = self.from_files();
+        let files = self.file_peers();
         files.iter().chain(view.peers().values()).find(|peer| name.matches(peer)).cloned()
     }
 

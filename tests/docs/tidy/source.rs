@@ -37,7 +37,7 @@ impl Source {
     pub fn parse(path: String, text: &str) -> Self {
         let Pieces { code: code_with_tests, comments, strings } = Pieces::of(text);
         let tests = if path.ends_with("/tests.rs") || path.contains("/tests/") {
-            vec![0..text.len()]
+            std::iter::once(0..text.len()).collect()
         } else {
             test_items(&code_with_tests)
         };

@@ -158,7 +158,7 @@ async fn page_follows_running_pair() {
     browser.until(&batch("Too few reports", "0 + 2 waiting of 3, 1 more needed"));
     upload(1).await;
     browser.until(&batch("Not aggregated yet", "0 + 3 waiting of 3"));
-    browser.until("document.querySelector('.alerts')?.innerText.includes('the helper did not take')");
+    browser.until("document.querySelector('.alerts')?.innerText.includes('an aggregation job failed')");
     browser.value("document.querySelector('.task').open = false");
     pair.helper.resume().await;
     // Reports of this hour still arrive.

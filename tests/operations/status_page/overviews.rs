@@ -162,7 +162,7 @@ pub fn busy() -> Overview {
     helper.counts.batches_too_few = 1;
 
     let mut stuck = task(3, Role::Leader, VdafConfig::Prio3Count, BatchMode::TimeInterval);
-    let trouble = "the helper did not take an aggregation job (17 times): connection refused".to_owned();
+    let trouble = "an aggregation job failed (17 times): connection refused".to_owned();
     stuck.status.last_error = Some(trouble);
     stuck.peer = Some(PeerStatus { last_success: Some(before(5_400)), last_failure: Some(before(12)) });
     stuck.status.info = String::new();
