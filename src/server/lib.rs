@@ -16,8 +16,8 @@
 //!
 //! # Decision: contexts instead of one shared state
 //!
-//! Each driver and handler receives a context that contains only what it needs, such as [`leader::context`] or
-//! [`dap::context`]. Only `start.rs` knows all of them. Time comes from the [`Clock`] of the context, and requests to
+//! Each driver and handler receives a context that contains only what it needs, such as `leader::context` or
+//! `dap::context`. Only `start.rs` knows all of them. Time comes from the [`Clock`] of the context, and requests to
 //! other aggregators go through its [`PeerTransport`]. If [`Server::start_in`] receives another
 //! [`Environment`], drivers run on its clock and outgoing requests on its network. Incoming requests still arrive at a listener.
 

@@ -223,7 +223,7 @@ pub struct TaskParameters {
 }
 
 /// A task as one aggregator stores it. Immutable: [`Tokens`](crate::model::Tokens) and the end of a task that a control
-/// plane manages ([`Provision`](dapbox_store::api_token::Provision)) are stored separately.
+/// plane manages (`Provision` of the store) are stored separately.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Task {
     /// Public parameters.
