@@ -105,7 +105,7 @@ pub fn is_due(view: &View<'_>, now: Time, policy: &Policy, settled: bool) -> boo
     steps.is_ok_and(|steps| !steps.is_empty())
 }
 
-/// Whether there are so many keys that new ones are only created when necessary.
+/// Whether there are enough keys that new ones are only created when necessary.
 pub fn is_near_limit(view: &View<'_>) -> bool {
     view.keys().values().filter(|key| !is_erased(key)).count() >= plan::MAX_KEYS
 }

@@ -147,7 +147,7 @@ async fn keeps_serving_when_backup_reader_stalls() {
     drop(stalled);
     let deadline = std::time::Instant::now() + TEST_TIMEOUT;
     while store::verify(&cut_off(&pair.leader).await[..], |_| ()).is_err() {
-        assert!(std::time::Instant::now() < deadline, "the backup that nobody reads is never over");
+        assert!(std::time::Instant::now() < deadline, "a backup without a reader does not end");
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     // A stalled reader does not delay a shutdown.

@@ -161,6 +161,6 @@ fn passes_running_pair() {
         }
         let (outcome, detail) = found("backlog");
         assert_eq!(outcome, if name == "leader" { "ok" } else { "" }, "{detail}");
-        assert_eq!((code, found("ballast").0.as_str()), (0, ""), "nobody wants one");
+        assert_eq!((code, found("ballast").0.as_str()), (0, ""), "no ballast is configured");
     }
 }

@@ -281,7 +281,7 @@ async fn answers_of_a_helper() -> BTreeSet<String> {
         let drafts: Vec<_> = (0..count).map(|_| builder.draft(&Measurement::Flag(true), Time(1_600_000_000))).collect();
         builder.job(PartialBatchSelector::TimeInterval, &drafts)
     };
-    assert!(!parties.send_new_job(&job(2)).await.answer.body.is_empty(), "answered at once");
+    assert!(!parties.send_new_job(&job(2)).await.answer.body.is_empty(), "answered without deferral");
     let later = |config: &mut Config| {
         (config.helper.synchronous_reports, config.helper.retry_after) = (1, Seconds::new(33));
     };

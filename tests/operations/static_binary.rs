@@ -268,11 +268,11 @@ fn runs_commands_of_container_image() {
     let check = words(line("CMD [\"/dapbox"));
     let arguments: Vec<_> = check[1..].iter().map(String::as_str).collect();
     let is_healthy = || chroot.command_as(user, &arguments).output().unwrap().status.code() == Some(0);
-    assert!(!is_healthy(), "nobody serves");
+    assert!(!is_healthy(), "no server runs");
     let served = Served::run(serve);
     assert!(is_healthy());
     drop(served);
-    assert!(!is_healthy(), "nobody serves any more");
+    assert!(!is_healthy(), "the server has stopped");
 }
 
 /// Leader, client and collector resolve host names with a name server and speak TLS. The only file of the system is the
@@ -305,7 +305,7 @@ fn resolves_names_and_speaks_https_in_empty_root_directory() {
     ));
     run("task add /task/leader.toml --role leader --data-dir /leader");
     run("task add /task/helper.toml --role helper --data-dir /helper");
-    assert_eq!(names.asked.load(Ordering::SeqCst), 0, "nobody was looked for yet");
+    assert_eq!(names.asked.load(Ordering::SeqCst), 0, "no name was looked up yet");
     // The public roots are in the binary; ours is none of them. The error has a hint.
     let stranger = chroot.command(&["upload", "--task", "/task/client.toml", "1"]).output().unwrap();
     let said = String::from_utf8(stranger.stderr).unwrap();

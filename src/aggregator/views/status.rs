@@ -165,7 +165,7 @@ pub struct RenameRequest {
     pub name: Option<TaskName>,
 }
 
-/// What is left of a removed task.
+/// The remaining rows of a removed task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RemovalOutcome {
     /// A tombstone: the id is rejected permanently.

@@ -148,8 +148,8 @@ async fn party_that_accepts_everything_fails_each_case() {
 /// An unreachable party is named, and no cell is tried.
 #[test]
 fn names_unreachable_party() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let Run { code, errors, .. } = run(&["--helper", &format!("http://{nobody}"), "--timeout", "1s"]);
+    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let Run { code, errors, .. } = run(&["--helper", &format!("http://{unused}"), "--timeout", "1s"]);
     assert_eq!(code, 1);
     assert!(errors.contains("the helper at http://127.0.0.1:") && errors.contains("is not ready"), "{errors}");
 }

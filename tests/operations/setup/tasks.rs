@@ -131,7 +131,7 @@ fn shows_local_name_everywhere() {
     let (port, monitor) = (free_port(), free_port());
     let listen = format!("127.0.0.1:{port}");
     let id = new_task(&sandbox, &format!("http://{listen}"), &["--name", "Page load times"]);
-    assert!(!sandbox.read("client.toml").contains("Page load"), "anybody may see this file");
+    assert!(!sandbox.read("client.toml").contains("Page load"), "the file is public");
     for file in ["leader.toml", "helper.toml", "collector.toml"] {
         assert!(sandbox.read(file).contains("name = \"Page load times\""), "{file}");
     }
