@@ -115,10 +115,7 @@ fn check_points(outcomes: &[Outcome]) {
         .map(|((point, _), _)| *point)
         .collect();
     let missed: Vec<_> = Point::ALL.iter().filter(|point| !passed.contains(point)).collect();
-    assert!(
-        missed.is_empty(),
-        "no scenario reaches these points: {missed:?}"
-    );
+    assert!(missed.is_empty(), "no scenario reaches these points: {missed:?}");
     let unlisted: Vec<_> = passed.iter().filter(|point| !Point::ALL.contains(point)).collect();
     assert!(unlisted.is_empty(), "these points are not in Point::ALL: {unlisted:?}");
 }
