@@ -394,7 +394,7 @@ async fn readiness_names_reasons() {
     })
     .await;
     let (status, why) = get(&short, "readyz").await;
-    assert!(status == 503 && why.starts_with("short of disk space: "), "{why}");
+    assert!(status == 503 && why.starts_with("low on disk space: "), "{why}");
     assert_eq!(get(&short, "healthz").await, (200, "ok\n".to_owned()));
     let seen = metrics(&short).await;
     assert_eq!((seen["dapbox_ready{}"], seen["dapbox_disk_short{}"]), (0.0, 1.0));

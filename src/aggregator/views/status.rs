@@ -223,7 +223,7 @@ impl DiskStatus {
         let (dir, mib) = (self.dir.display(), |bytes: u64| bytes.div_ceil(1 << 20));
         self.is_short.then(|| {
             format!(
-                "short of disk space: {dir} has {} MiB free and needs {} MiB; uploads and new aggregation jobs are \
+                "low on disk space: {dir} has {} MiB free and needs {} MiB; uploads and new aggregation jobs are \
                  refused until then. Enlarge the disk, delete other files, or remove finished tasks ('dapbox task \
                  remove'), whose space is reused; 'dapbox compact' returns it to the file system, with the server \
                  stopped and room for a copy",

@@ -409,7 +409,7 @@ mod tests {
         for part in [
             "dapbox 1.2.3 on dap.example  not ready, up 2 h 1 min",
             "Page load times  Task ",
-            "short of disk space",
+            "low on disk space",
             "100 MiB free, 256 MiB needed",
             "200 x25519-sha256-aes128gcm, active, 3 d old, replaced in 1 d",
             "dap.example, valid for 10 d",

@@ -56,7 +56,7 @@ pub fn problems() -> String {
         "Errors are answered with `application/problem+json` (RFC 9457): `type`, `title`, `status`, a `detail` for people, \
         and the IDs of task and job. The `type` is `urn:ietf:params:ppm:dap:error:` with one of these names, or \
         `about:blank` if the protocol defines none. DAP-18 lacks some of the names; they are `about:blank` there.\n\n{}\n\
-        Further statuses: 503 means busy and 507 short of disk space, both with `Retry-After`; 410 means that the answer to \
+        Further statuses: 503 means busy and 507 low on disk space, both with `Retry-After`; 410 means that the answer to \
         an aggregation job has expired.\n",
         table(&["name", "status", "meaning"], rows)
     )
