@@ -32,7 +32,9 @@
 //! | `dapbox-server` | `src/server/` | the HTTP server: `transport` (listeners, TLS, memory budgets), `dap` (routes and handlers), `leader` (drivers of jobs), `upkeep` (keys, retention, disk), `operator` (control socket, management API, metrics, status page); [`pool`], the VDAF worker threads |
 //! | `dapbox-aggregator` | `src/aggregator/` | [`aggregator`], the rules of an aggregator, synchronous, with `now` as an argument (except `offline`, which opens a data directory for the command line); [`config`], every option and limit; [`views`], status for operators |
 //! | `dapbox-client` | `src/client/` | [`client`] uploads, [`collector`] collects, [`peer`] is the HTTP client of all parties |
+//! | `dapbox-pages` | `src/pages/` | [`pages`]: results of a collector as HTML, charts, CSV and JSON |
 //! | `dapbox-store` | `src/store/` | [`store`]: durable group commits, replay protection, secrets at rest, backups; `engine.rs` alone uses sled |
+//! | `dapbox-results` | `src/results/` | [`results`], the rules of a collector: windows, schedules, statistics; synchronous, with `now` as an argument |
 //! | `dapbox-support` | `src/support/` | [`support`]: faults, failpoints, the clock, files, text formats |
 //! | `dapbox-protocol` | `src/protocol/` | [`model`], the nouns of DAP; [`wire`], message encodings per revision; [`vdaf`], alone in using `prio`; [`hpke`]. No I/O, no clock, no threads |
 //!
@@ -96,7 +98,9 @@ mod tools;
 
 pub use dapbox_aggregator::{self as aggregator, config, views};
 pub use dapbox_client::{client, collector, peer};
+pub use dapbox_pages as pages;
 pub use dapbox_protocol::{hpke, model, vdaf, wire};
+pub use dapbox_results as results;
 pub use dapbox_server::{self as server, pool};
 pub use dapbox_store as store;
 pub use dapbox_support as support;

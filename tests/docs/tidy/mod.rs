@@ -17,10 +17,12 @@ use source::{Source, below, root};
 const CRATES: &[(&str, &[&str])] = &[
     ("protocol", &[]),
     ("support", &["protocol"]),
-    ("store", &["protocol", "support"]),
+    ("results", &["protocol", "support"]),
+    ("pages", &["protocol", "support", "results"]),
+    ("store", &["protocol", "support", "results"]),
     ("client", &["protocol", "support"]),
     ("aggregator", &["protocol", "support", "store"]),
-    ("server", &["protocol", "support", "store", "client", "aggregator"]),
+    ("server", &["protocol", "support", "results", "pages", "store", "client", "aggregator"]),
 ];
 
 /// Crates that `protocol` must not use: it has no I/O, clock, threads or runtime.
@@ -31,7 +33,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("protocol", &["model", "wire", "vdaf", "hpke"]),
     ("client", &["peer", "client", "collector"]),
     ("aggregator", &["config", "views", "keys", "tasks", "offline"]),
-    ("server", &["pool", "shared", "transport", "upkeep", "dap", "leader", "operator"]),
+    ("server", &["pool", "shared", "transport", "upkeep", "dap", "leader", "results", "operator"]),
     ("", &["cli/doctor", "cli/demo", "tools/interop", "tools/bench"]),
 ];
 
@@ -48,11 +50,11 @@ const PRIVATE: &[(&str, &[&str])] = &[
     ("clap_mangen", &["cli/man.rs"]),
     ("comfy_table", &["cli/table.rs"]),
     ("crossterm", &["cli/screen.rs"]),
-    ("jiff::", &["support/timestamp.rs", "support/duration.rs"]),
+    ("jiff::", &["support/timestamp.rs", "support/duration.rs", "results/schedule"]),
     ("tracing_log::", &["cli/logging.rs"]),
     ("warp::", &["server/"]),
     ("prio18", &["vdaf/"]),
-    ("maud::", &["server/operator/page"]),
+    ("maud::", &["server/operator/page", "pages/"]),
     ("use hpke::", &["hpke/", "model/mod.rs"]),
     ("aws_lc_rs", &["hpke/", "server/transport/tls/", "peer/trust.rs", "cli/certificate.rs"]),
     ("rustls::", &["server/transport/tls/", "peer/trust.rs", "server/lib.rs", "cli/certificate.rs", "cli/doctor/"]),

@@ -1,0 +1,1 @@
+//! The rules of the windows of one task.
