@@ -17,6 +17,7 @@ mod network;
 mod origin;
 mod provisioning;
 mod reload;
+mod results;
 pub mod taskprov;
 
 use std::{
@@ -40,6 +41,7 @@ pub use network::{Acme, Monitor, OptionalAddress, Outbound, Proxy, Tls, TlsMode,
 pub use origin::{Origin, Setting, is_secret};
 pub use provisioning::Provisioning;
 pub use reload::reloadable;
+pub use results::Results;
 pub use taskprov::Taskprov;
 
 /// All options of an operator. Durations are written like `60s`, `500ms`, `5m`, `1h` or `1d`.
@@ -80,6 +82,8 @@ pub struct Config {
     pub leader: Leader,
     /// The helper of tasks.
     pub helper: Helper,
+    /// The collector of tasks, and the pages of its results.
+    pub results: Results,
     /// Deletion of expired data.
     pub retention: Retention,
     /// The HPKE keys that reports are sealed to.
@@ -370,6 +374,7 @@ impl Default for Config {
             disk: Disk::default(),
             leader: Leader::default(),
             helper: Helper::default(),
+            results: Results::default(),
             retention: Retention::default(),
             hpke: Hpke::default(),
             secrets: Secrets::default(),

@@ -12,6 +12,7 @@
 pub mod api_tokens;
 pub mod batches;
 pub mod collect;
+pub mod collecting;
 pub mod config;
 pub mod counters;
 pub mod demand;

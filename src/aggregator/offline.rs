@@ -4,6 +4,7 @@ use std::{io::Write, path::Path};
 
 use super::{
     api_tokens::{self, ApiTokenError},
+    collecting::tasks::{self as collecting, CollectorTaskError},
     future_timestamps::future_timestamps,
     idle, keys, never_contacted,
     retention::{self, DataLoss},
@@ -14,6 +15,7 @@ use crate::views::{
     ApiTokenStatus,
     keys::{KeyChange, ListedKey},
     overview::FutureTimestamp,
+    results::{CollectorTaskChange, CollectorTaskStatus},
     status::{NeverContactedRequest, RemovalOutcome, TaskStatus},
 };
 use dapbox_protocol::model::{
@@ -22,7 +24,7 @@ use dapbox_protocol::model::{
 };
 use dapbox_store as store;
 use dapbox_store::{
-    BackupError, BackupOptions, BackupSummary, OpenError, Options, Store, TaskState, Tx, WriteError,
+    BackupError, BackupOptions, BackupSummary, CollectorRecord, OpenError, Options, Store, TaskState, Tx, WriteError,
     api_token::ApiToken, name::TaskName,
 };
 use dapbox_support::{Fault, Point, clock};
@@ -100,6 +102,26 @@ impl Offline {
     /// Closes everything of a task before a time. Returns the new horizon; `None` if the task does not exist.
     pub async fn close_before(&self, id: TaskId, before: Time, lost: DataLoss) -> Result<Option<Time>, Fault> {
         self.store.write(Point::TaskClose, move |tx| retention::close_before(tx, &id, before, lost)).await
+    }
+
+    /// The tasks that this directory collects.
+    pub fn collector_tasks(&self, now: Time) -> Result<Vec<CollectorTaskStatus>, Fault> {
+        self.store
+            .read(|view| Ok(view.collectors().keys().filter_map(|id| collecting::status(view, id, now)).collect()))
+    }
+
+    /// Adds or changes a task to collect.
+    pub async fn put_collector_task(
+        &self,
+        record: CollectorRecord,
+    ) -> Result<CollectorTaskChange, WriteError<CollectorTaskError>> {
+        collecting::check(&record).map_err(WriteError::Refused)?;
+        self.store.try_write(Point::CollectorPut, move |tx| collecting::put(tx, record)).await
+    }
+
+    /// Removes a task to collect, with its results. Returns whether it existed.
+    pub async fn remove_collector_task(&self, id: TaskId) -> Result<bool, Fault> {
+        self.store.write(Point::CollectorRemove, move |tx| collecting::remove(tx, &id)).await
     }
 
     /// The valid tokens of a task; `None` if the task does not exist.

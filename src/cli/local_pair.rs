@@ -6,13 +6,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Failure, control::Socket, taskfile::TaskFiles};
+use super::{Failure, control::Socket, results, taskfile::TaskFiles};
 use crate::{
     config::{Config, Disk, Leader, Monitor, OptionalAddress, Seconds},
     model::{ReportId, Revision, Secret, Task, TaskId},
     server::Server,
+    store::CollectorRecord,
     support::Fault,
-    views::status::TaskStatus,
+    views::{results::CollectorTaskStatus, status::TaskStatus},
     wire,
 };
 
@@ -36,9 +37,11 @@ pub struct Node {
 
 impl Pair {
     /// Starts both with data directories in `dir` on the given ports (0: any free port). With `has_monitor` they have private
-    /// listeners on free ports.
+    /// listeners on free ports, and the leader has one for results, too.
     pub async fn start(dir: &Path, ports: [u16; 2], has_monitor: bool) -> Result<Self, Failure> {
-        let leader = Node::start(dir.join("leader"), ports[0], has_monitor).await?;
+        let mut config = Node::config(dir.join("leader"), loopback(ports[0]), has_monitor.then(|| loopback(0)));
+        config.results.listen = OptionalAddress(has_monitor.then(|| loopback(0)));
+        let leader = Node::start_with(config).await?;
         match Node::start(dir.join("helper"), ports[1], has_monitor).await {
             Ok(helper) => Ok(Self { leader, helper }),
             Err(failure) => {
@@ -78,9 +81,7 @@ impl Pair {
 
 impl Node {
     async fn start(data_dir: PathBuf, port: u16, has_monitor: bool) -> Result<Self, Failure> {
-        let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let monitor = has_monitor.then(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-        Self::start_with(Self::config(data_dir, listen, monitor)).await
+        Self::start_with(Self::config(data_dir, loopback(port), has_monitor.then(|| loopback(0)))).await
     }
 
     /// The configuration of a server for testing.
@@ -121,6 +122,16 @@ impl Node {
         self.control.add_task(task).await
     }
 
+    /// Makes it the collector of a task. Returns the address of the results.
+    pub async fn collect(&self, record: &CollectorRecord) -> Result<Option<String>, Failure> {
+        Ok(results::add_to_server(&self.control, record).await?.page)
+    }
+
+    /// The tasks that it collects.
+    pub async fn collected(&self) -> Result<Vec<CollectorTaskStatus>, Failure> {
+        results::tasks(&self.control).await
+    }
+
     /// Waits until it fails.
     pub async fn failed(&self) -> Fault {
         self.server.failed().await
@@ -145,6 +156,10 @@ impl Node {
     pub async fn status(&self, id: &TaskId) -> Result<TaskStatus, Failure> {
         self.control.task(id).await?.ok_or_else(|| Failure::new(format!("unknown task {id}")))
     }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
 /// A working directory: an existing one, or a temporary one that is removed on drop.

@@ -26,6 +26,7 @@ mod pair;
 mod partner;
 mod reload;
 mod restore;
+mod results;
 mod screen;
 mod serve;
 mod service_manager;
@@ -122,6 +123,9 @@ enum Command {
     Upload(upload::Args),
     /// Collect an aggregate as the collector.
     Collect(Box<collect::Args>),
+    /// Show, export and share the results of the tasks that this server collects.
+    #[command(subcommand)]
+    Results(results::Command),
     /// Run a leader and a helper on this machine for testing.
     Pair(pair::Args),
     /// Demonstrate the whole protocol on this machine, step by step.
@@ -197,6 +201,7 @@ fn execute(command: Command) -> Outcome {
             Command::Keys(command) => keys::run(command).await,
             Command::Token(command) => token::run(command).await,
             Command::Partner(command) => partner::run(command).await,
+            Command::Results(command) => results::run(command).await,
             Command::Backup(args) => backup::run(*args).await,
             Command::Restore(args) => restore::run(args).await,
             Command::Compact(args) => compact::run(args).await,

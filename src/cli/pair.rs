@@ -1,4 +1,6 @@
-//! `dapbox pair`: runs a leader and a helper for testing.
+//! `dapbox pair`: runs a leader, a helper and a collector for testing.
+
+mod example;
 
 use std::path::{Path, PathBuf};
 
@@ -16,18 +18,23 @@ use super::{
     taskfile::{TaskFile, TaskFiles, VerifyKey},
 };
 use crate::{
+    config::Seconds,
     model::{BatchMode, Duration, VdafConfig},
-    support::duration,
+    results::{OnTooFew, Schedule, Unit},
+    support::{clock, duration},
 };
 
 /// Arguments of `dapbox pair`.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Starts a leader and a helper in one process, on loopback only, with a common task, and prints commands \
-    for another terminal. The data is deleted at the end. With --dir it is kept: the same directory resumes the same \
-    task on the same ports.\n\n\
+    for another terminal. The leader's server is also the collector: it collects every minute and shows the results. With \
+    --no-collector, 'dapbox collect' does; a batch is collected once. The data is deleted at the end. With --dir it is kept: \
+    the same directory resumes the same task on the same ports.\n\n\
     Examples:\n  \
     dapbox pair\n  \
+    dapbox pair --example\n  \
+    dapbox pair --no-collector\n  \
     dapbox pair --vdaf histogram --length 10\n  \
     dapbox pair --dap 18 --vdaf sum --max-measurement 100\n  \
     dapbox pair --dir my-pair --port-base 9000 --vdaf sum --bits 8\n  \
@@ -43,6 +50,16 @@ pub struct Args {
     /// Protocol revision of the task. Default: 09.
     #[arg(long, value_enum, value_name = "REVISION")]
     dap: Option<RevisionArg>,
+    /// Run no collector: 'dapbox collect' collects.
+    #[arg(long)]
+    no_collector: bool,
+    /// Instead of one empty task, create three with half a year of results of a study (about a minute).
+    #[arg(long, conflicts_with_all = ["dir", "no_collector", "query", "max_batch_size", "batch_time_window"],
+        conflicts_with_all = ["min_batch_size", "time_precision"], conflicts_with = "vdaf")]
+    example: bool,
+    /// Use only the first N answers of the study.
+    #[arg(long, value_name = "N", requires = "example", value_parser = clap::value_parser!(u64).range(1..))]
+    rows: Option<u64>,
     #[command(flatten)]
     vdaf: VdafArgs,
     #[command(flatten)]
@@ -50,6 +67,9 @@ pub struct Args {
     #[command(flatten)]
     output: OutputArgs,
 }
+
+/// Minimum length of the collector's windows, in seconds.
+const WINDOW: u64 = 60;
 
 /// Runs `dapbox pair`.
 pub async fn run(args: Args) -> Outcome {
@@ -65,8 +85,14 @@ pub async fn run(args: Args) -> Outcome {
         check_matches(&args, files, ports).map_err(|e| e.context(directory.path().display()))?;
     }
     let pair = Pair::start(directory.path(), ports, true).await?;
+    let set_up = async {
+        match args.example {
+            true => example::run(&args, &pair).await,
+            false => set_up(&args, &directory, &pair, existing).await,
+        }
+    };
     let outcome = tokio::select! {
-        outcome = set_up(&args, &directory, &pair, existing) => match outcome {
+        outcome = set_up => match outcome {
             Ok(()) => tokio::select! {
                 _ = signals.next() => Ok(()),
                 failure = pair.failed() => Err(failure),
@@ -146,20 +172,42 @@ async fn set_up(args: &Args, directory: &WorkDir, pair: &Pair, existing: Option<
             let revision = args.dap.unwrap_or_default().revision();
             let urls = [&pair.leader, &pair.helper].map(|node| node.url(revision));
             let task = task::parameters(revision, urls, args.vdaf.configure()?, &batch)?;
-            let files = TaskFiles::generate(task, &VerifyKey::default())?;
+            let mut files = TaskFiles::generate(task, &VerifyKey::default())?;
+            if !args.no_collector {
+                collect_often(&mut files.collector);
+            }
             files.write(directory.path())?;
             files
         }
     };
     pair.add(&files, false).await?;
+    let record = files.collector.collector_record(clock::now()).filter(|_| !args.no_collector);
+    let results = match record {
+        Some(record) => pair.leader.collect(&record).await?,
+        None => None,
+    };
     Ok(match args.output.format {
-        Format::Text => print_instructions(directory, pair, &files),
-        Format::Json => print(description(directory, pair, &files)),
+        Format::Text => print_instructions(directory, pair, &files, results.as_deref()),
+        Format::Json => print(description(directory, pair, &files, results)),
     }?)
 }
 
+/// Sets a schedule that shows results soon after an upload. A minute without reports is joined with the next one.
+fn collect_often(file: &mut TaskFile) {
+    let (precision, now) = (file.task.time_precision.as_secs().max(1), clock::now());
+    let length = WINDOW.next_multiple_of(precision);
+    file.schedule = Some(Schedule {
+        start: Some(now.truncate(Duration(length))),
+        every: Unit::Span(Seconds::new(length)),
+        grace: Seconds::new(1),
+        patience: Seconds::new(10),
+        on_too_few: OnTooFew::Extend,
+        ..Schedule::default()
+    });
+}
+
 /// The JSON output, in one line.
-fn description(directory: &WorkDir, pair: &Pair, files: &TaskFiles) -> Value {
+fn description(directory: &WorkDir, pair: &Pair, files: &TaskFiles, results: Option<String>) -> Value {
     let (task, dir) = (&files.client.task, absolute(directory.path()));
     let node =
         |node: &Node, url: &str| json!({ "url": url, "data_dir": absolute(&node.data_dir), "monitor": node.monitor() });
@@ -167,6 +215,7 @@ fn description(directory: &WorkDir, pair: &Pair, files: &TaskFiles) -> Value {
         "task": task.id,
         "leader": node(&pair.leader, &task.leader_url),
         "helper": node(&pair.helper, &task.helper_url),
+        "results": results,
         "files": {
             "leader": dir.join("leader.toml"),
             "helper": dir.join("helper.toml"),
@@ -176,11 +225,17 @@ fn description(directory: &WorkDir, pair: &Pair, files: &TaskFiles) -> Value {
     })
 }
 
-fn print_instructions(directory: &WorkDir, pair: &Pair, files: &TaskFiles) -> std::io::Result<()> {
+fn print_instructions(
+    directory: &WorkDir,
+    pair: &Pair,
+    files: &TaskFiles,
+    results: Option<&str>,
+) -> std::io::Result<()> {
     let style = Style::stdout();
     let task = &files.client.task;
     let line = |name: &str, value: &str| print(format!("  {}{value}", style.dim(&format!("{name:<10}"))));
-    print(style.bold("A leader and a helper are running on this machine."))?;
+    let parties = if results.is_some() { "A leader, a helper and a collector" } else { "A leader and a helper" };
+    print(style.bold(&format!("{parties} are running on this machine.")))?;
     print("")?;
     line("leader", &task.leader_url)?;
     line("helper", &task.helper_url)?;
@@ -188,6 +243,9 @@ fn print_instructions(directory: &WorkDir, pair: &Pair, files: &TaskFiles) -> st
         if let Some(url) = node.monitor() {
             line(name, &url)?;
         }
+    }
+    if let Some(url) = results {
+        line("results", url)?;
     }
     line("task", &task.id.to_string())?;
     line("protocol", &show::revision(task.revision))?;
@@ -208,10 +266,18 @@ fn print_instructions(directory: &WorkDir, pair: &Pair, files: &TaskFiles) -> st
     let command = |what: String| print(format!("  {}", style.accent(&format!("{program} {what}"))));
     let file = |name: &str| shell_word(&dir.join(name));
     command(format!("upload --task {} {}", file("client.toml"), example(&task.vdaf)))?;
-    let current = if task.batch == BatchMode::TimeInterval { " --include-current --yes" } else { "" };
-    command(format!("collect --task {}{current}", file("collector.toml")))?;
+    match results {
+        Some(_) => command(format!("results windows --data-dir {}", shell_word(&pair.leader.data_dir)))?,
+        None => {
+            let current = if task.batch == BatchMode::TimeInterval { " --include-current --yes" } else { "" };
+            command(format!("collect --task {}{current}", file("collector.toml")))?;
+        }
+    }
     command(format!("task show {} --data-dir {}", task.id, shell_word(&pair.leader.data_dir)))?;
-    print("\nCtrl-C stops both.")
+    if results.is_some() && task.batch == BatchMode::TimeInterval {
+        print("\nThe first results appear on their page about a minute after an upload.")?;
+    }
+    print("\nCtrl-C stops them.")
 }
 
 /// Returns an absolute path, which is valid in another terminal.

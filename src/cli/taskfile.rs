@@ -29,7 +29,8 @@ use crate::{
         secret::{base64url, token},
     },
     peer::{Peer, RetryPolicy},
-    store::name::TaskName,
+    results::{CollectorSettings, Presentation, Schedule, Unit, Webhook},
+    store::{CollectorRecord, name::TaskName},
     support::files,
     wire,
 };
@@ -59,6 +60,15 @@ pub struct TaskFile {
     /// The collector's secrets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub collector: Option<CollectorPart>,
+    /// When a server that is the task's collector collects it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<Schedule>,
+    /// How the results are shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub presentation: Option<Presentation>,
+    /// Who is notified of results.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub webhook: Vec<Webhook>,
 }
 
 /// The parameters that all parties of a task know.
@@ -192,6 +202,16 @@ impl Parameters {
         self.starts.unwrap_or_else(|| now.saturating_sub(age).truncate(unit))
     }
 
+    /// Returns the schedule of a new task: days, or the shortest multiple of longer or odd time precisions.
+    pub fn default_schedule(&self) -> Schedule {
+        let (precision, day) = (self.time_precision.as_secs(), 86_400);
+        let every = match day % precision.max(1) {
+            0 => Unit::Day,
+            _ => Unit::Span(Seconds::new(precision)),
+        };
+        Schedule { every, ..Schedule::default() }
+    }
+
     /// Checks that the protocol revision supports the parameters.
     fn check(&self) -> Result<(), String> {
         match (self.starts, self.expires) {
@@ -215,6 +235,20 @@ impl Parameters {
 }
 
 impl TaskFile {
+    /// The file of the clients, without secrets.
+    pub fn public(task: Parameters) -> Self {
+        Self {
+            name: None,
+            task,
+            leader: None,
+            helper: None,
+            collector: None,
+            schedule: None,
+            presentation: None,
+            webhook: Vec::new(),
+        }
+    }
+
     /// Reads a file.
     pub fn read(path: &Path) -> Result<Self, Failure> {
         let text = files::read_text(path).map_err(|e| Failure::new(e).context(path.display()))?;
@@ -228,9 +262,19 @@ impl TaskFile {
         Ok(file)
     }
 
-    /// Checks that the protocol revision supports the parameters.
+    /// Checks that the protocol revision supports the parameters, and that the collector's settings fit them.
     pub fn check(&self) -> Result<(), String> {
-        self.task.check()
+        self.task.check()?;
+        let has_settings = self.schedule.is_some() || self.presentation.is_some() || !self.webhook.is_empty();
+        if has_settings && self.collector.is_none() {
+            return Err("only a collector's file has the tables schedule, presentation and webhook".to_owned());
+        }
+        let task = self.parameters();
+        self.schedule.iter().try_for_each(|schedule| schedule.check(&task))?;
+        self.presentation
+            .iter()
+            .try_for_each(|shown| shown.check(&task.vdaf))
+            .map_err(|why| format!("presentation: {why}"))
     }
 
     /// Creates a client of the task.
@@ -318,6 +362,31 @@ impl TaskFile {
         let keypair = Keypair::from_parts(key.clone(), private_key.clone())?;
         let (token, previous_token) = (token.clone(), previous_token.clone());
         Ok((CollectorTask { public: self.parameters(), token, previous_token }, keypair))
+    }
+
+    /// Returns the task for a server that collects it; `None` if the file is not a collector's.
+    ///
+    /// The first window begins at the start of the file's schedule, otherwise at its `since`, otherwise at `start`.
+    pub fn collector_record(&self, start: Time) -> Option<CollectorRecord> {
+        let CollectorPart { since, token, previous_token, private_key, key } = self.collector.clone()?;
+        let schedule = self.schedule.clone().unwrap_or_else(|| self.task.default_schedule());
+        Some(CollectorRecord {
+            name: self.name.clone(),
+            public: self.parameters(),
+            token,
+            previous_token,
+            key,
+            private_key,
+            advertisement: self.task.configuration.clone().map(|Configuration(bytes)| bytes),
+            settings: CollectorSettings {
+                start: schedule.start.or(since).unwrap_or(start),
+                retention: self.task.report_expiry_age.map(|age| Duration(age.as_secs())),
+                schedule,
+                presentation: self.presentation.clone().unwrap_or_default(),
+                webhooks: self.webhook.clone(),
+            },
+            created: start,
+        })
     }
 
     /// Serializes the file with comments.

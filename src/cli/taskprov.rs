@@ -187,7 +187,7 @@ fn task(args: TaskArgs) -> Outcome {
     let since = Some(task.first_collection_start(clock::now()));
     let part =
         CollectorPart { since, token: file.token, previous_token: None, private_key: file.private_key, key: file.key };
-    let client = TaskFile { name: None, task, leader: None, helper: None, collector: None };
+    let client = TaskFile::public(task);
     client.check().map_err(Failure::usage)?;
     let collector = TaskFile { collector: Some(part), ..client.clone() };
     let files = [("client", "client.toml", client), ("collector", "collector.toml", collector)];

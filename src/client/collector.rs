@@ -3,29 +3,28 @@
 
 mod journal;
 mod resume;
+mod steps;
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::AtomicBool},
     time::Duration as Span,
 };
 
 use bytes::Bytes;
 
-use crate::peer::{Backoff, Peer, Reply, RequestError, RetryPolicy, retry};
+use crate::peer::{Backoff, Peer, RequestError, RetryPolicy};
 use dapbox_protocol::{
     hpke::{HpkeError, Keypair},
     model::{
-        BatchId, BatchSelector, Collection, CollectionJobId, CollectionReq, FixedSizeQuery, Interval,
-        PartialBatchSelector, Query, Role, Secret, TaskParameters,
+        BatchId, BatchSelector, Collection, CollectionJobId, FixedSizeQuery, Interval, PartialBatchSelector, Query,
+        Role, Secret, TaskParameters,
     },
     vdaf::{self, AggregateResult, Preparer, VdafError},
-    wire::{self, Malformed, RequestSpec, ResourceKind},
+    wire::{self, Malformed},
 };
 
 pub use journal::{CollectionJob, CollectionJournal, CollectionJournalError, CollectionRecord};
+pub use steps::Step;
 
 /// A task as its collector configures it.
 #[derive(Clone, Debug)]
@@ -157,19 +156,6 @@ impl Collector {
         with_timeout(timeout, collected).await
     }
 
-    /// Encodes the request for a query.
-    fn encode(&self, query: Query) -> Result<Bytes, CollectError> {
-        let (wire, task) = (wire::for_revision(self.task.public.revision), &self.task.public);
-        let request = CollectionReq { query, aggregation_parameter: Bytes::new(), extensions: Vec::new() };
-        wire.encode_collection_req(task, &request).map(Bytes::from).map_err(CollectError::UnsupportedQuery)
-    }
-
-    /// The request that creates a job at the leader. It is idempotent.
-    fn create_request(&self, id: &CollectionJobId) -> RequestSpec {
-        let wire = wire::for_revision(self.task.public.revision);
-        wire.create_request(ResourceKind::CollectionJob, &self.task.public.id, id.as_bytes())
-    }
-
     /// Creates a job at the leader, unless its location is known, and polls it until it is done. Sets `may_exist` once
     /// the leader may have the job.
     async fn run_job(
@@ -179,22 +165,20 @@ impl Collector {
         may_exist: &AtomicBool,
         mut on_event: impl FnMut(JobEvent) -> Result<(), CollectError>,
     ) -> Result<CollectedAggregate, CollectError> {
-        let (wire, task) = (wire::for_revision(self.task.public.revision), &self.task.public);
         // The batch may be ready soon, so the first polls are frequent.
         let mut backoff = Backoff::new(Span::from_millis(100), Span::from_secs(30));
         let mut asked = 0;
         let mut reply = match &location {
             Some(location) => self.poll(location, may_exist).await?,
-            None => self.ask(&self.create_request(&job.id), job.body.clone(), may_exist).await?,
+            None => self.request(&job.id, job.body.clone(), may_exist).await?,
         };
         location = reply.location.or(location);
         on_event(JobEvent::Accepted(location.as_deref()))?;
         loop {
             if let Some(body) = reply.ready {
-                let collection = wire.decode_collection(task, &body)?;
-                let collected = self.open(&job.query, &job.body, &collection, location)?;
+                let collected = self.open_result(&job.query, &job.body, &body)?;
                 on_event(JobEvent::Result(&body))?;
-                return Ok(collected);
+                return Ok(CollectedAggregate { location, ..collected });
             }
             let at = location.as_deref().ok_or(CollectError::AnswerMismatch("neither a result nor a location"))?;
             // Poll immediately the first time, unless the leader requests a delay.
@@ -213,59 +197,15 @@ impl Collector {
         }
     }
 
-    /// Polls a job.
-    async fn poll(&self, location: &str, may_exist: &AtomicBool) -> Result<Reply, CollectError> {
-        let wire = wire::for_revision(self.task.public.revision);
-        let poll = wire.poll_request(ResourceKind::CollectionJob, location);
-        let poll = poll.ok_or(CollectError::AnswerMismatch("neither a result nor a location"))?;
-        match self.ask(&poll, Bytes::new(), may_exist).await {
-            Ok(reply) if wire.is_deleted_status(reply.status) => Err(CollectError::Deleted),
-            reply => reply,
-        }
-    }
-
     /// Tells the leader to delete a result (DAP-09 section 4.6.1, DAP-18 section 4.6.3).
     ///
     /// For tasks whose leader creates the batches, the next collection returns the next batch and this one is lost.
     /// Store the result first.
     pub async fn release(&self, collected: &CollectedAggregate) -> Result<(), CollectError> {
         match &collected.location {
-            Some(location) => self.delete(location).await,
+            Some(location) => self.delete_existing(location).await,
             None => Ok(()),
         }
-    }
-
-    /// Deletes the job with this path at the leader.
-    async fn delete(&self, location: &str) -> Result<(), CollectError> {
-        let Some(spec) =
-            wire::for_revision(self.task.public.revision).delete_request(ResourceKind::CollectionJob, location)
-        else {
-            return Ok(());
-        };
-        let spec = spec.with_advertisement(self.advertisement.clone());
-        let (url, token) = (&self.task.public.leader_url, Some(&self.task.token));
-        let delete = || self.peer.call(url, &spec, token, Bytes::new());
-        retry(self.retries, delete).await.map(drop).map_err(CollectError::Request)
-    }
-
-    async fn ask(&self, spec: &RequestSpec, body: Bytes, may_exist: &AtomicBool) -> Result<Reply, CollectError> {
-        let (url, token) = (&self.task.public.leader_url, Some(&self.task.token));
-        let spec = spec.clone().with_advertisement(self.advertisement.clone());
-        let ask = async || {
-            let reply = self.peer.ask(url, &spec, token, body.clone()).await;
-            let proves_absent = match &reply {
-                Ok(_) => false,
-                Err(RequestError::NoAnswer(error)) => error.never_sent(),
-                Err(RequestError::Refused(_)) => !reply.as_ref().is_err_and(RequestError::is_retryable),
-                Err(RequestError::Unexpected(_)) => false,
-            };
-            may_exist.fetch_or(!proves_absent, Ordering::Relaxed);
-            reply
-        };
-        retry(self.retries, ask).await.map_err(|error| match is_job_deleted(&error) {
-            true => CollectError::Deleted,
-            false => CollectError::Request(error),
-        })
     }
 
     /// Validates a response, opens both aggregate shares and combines them.
@@ -342,15 +282,6 @@ impl JobEvent<'_> {
             Self::Result(_) => None,
         }
     }
-}
-
-/// Whether the leader states that the job does not exist. A 404 of a proxy does not.
-fn is_job_deleted(error: &RequestError) -> bool {
-    error.problem().is_some_and(|problem| match problem.status {
-        410 => true,
-        404 => problem.collection_job_id.is_some(),
-        _ => false,
-    })
 }
 
 /// Limits a collection to `timeout`.

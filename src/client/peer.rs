@@ -7,6 +7,7 @@ mod answer;
 mod backoff;
 mod error;
 mod location;
+mod post;
 mod proxy;
 mod resolver;
 mod retry;
@@ -259,8 +260,8 @@ impl Peer {
             (None, Some(location)) => Some(resolve_location(base_url, &spec.path, location)?),
             (None, None) => None,
         };
-        let (status, retry_after) = (answer.status, answer.retry_after);
-        Ok(Reply { status, location, retry_after, ready: answer.ready(spec.accept)? })
+        let (status, retry_after, date) = (answer.status, answer.retry_after, answer.date);
+        Ok(Reply { status, location, retry_after, date, ready: answer.ready(spec.accept)? })
     }
 
     async fn receive(&self, url: &str, mut response: Response) -> Result<Answer, PeerError> {

@@ -3,8 +3,20 @@
 
 #![deny(clippy::print_stderr)]
 
+mod address;
+mod calendar;
+mod chart;
+pub mod export;
+mod number;
+pub mod openapi;
+pub mod overview;
 pub mod selection;
+mod series;
+pub mod shell;
+mod summary;
+pub mod task;
 pub mod view;
 
 pub use selection::Selection;
+pub use shell::{MEDIA_TYPE, policy};
 pub use view::{Addresses, TaskView};

@@ -6,6 +6,7 @@
 
 #![deny(clippy::print_stderr)]
 
+mod instant;
 pub mod ledger;
 pub mod presentation;
 pub mod schedule;
@@ -14,6 +15,6 @@ pub mod statistics;
 pub mod window;
 
 pub use presentation::Presentation;
-pub use schedule::{Schedule, Unit};
-pub use settings::{CollectorSettings, OnTooFew, Webhook};
+pub use schedule::{OnTooFew, Schedule, Unit};
+pub use settings::{CollectorSettings, Webhook};
 pub use window::{CollectedWindow, CollectionRequest, LossReason, Window, WindowState};

@@ -27,19 +27,6 @@ pub struct CollectorSettings {
     pub webhooks: Vec<Webhook>,
 }
 
-/// What to do with a window that has fewer reports than the minimum batch size.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnTooFew {
-    /// Wait for late reports; the window stays requested.
-    #[default]
-    Wait,
-    /// Join the window with the following ones until they have enough reports.
-    Extend,
-    /// Give the window up. Its reports stay uncollected.
-    Skip,
-}
-
 /// An HTTP address that is notified about windows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

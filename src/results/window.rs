@@ -11,6 +11,9 @@ pub struct Window {
     pub number: u64,
     /// The span of time: of the schedule for time-interval tasks; `None` for fixed-size tasks.
     pub interval: Option<Interval>,
+    /// Whether the window was joined with later ones, because it had too few reports.
+    #[serde(default)]
+    pub is_joined: bool,
     /// How far the window is.
     pub state: WindowState,
     /// When the state last changed.
@@ -19,7 +22,7 @@ pub struct Window {
 
 /// How far a window is. Every window has exactly one state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "state", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum WindowState {
     /// The window, or the grace period after it, has not ended.
     Upcoming,

@@ -20,6 +20,7 @@ use crate::{
     },
     pool::Pool,
     public::PublicContext,
+    results::{context::ResultsContext, leader_clock::LeaderClocks, render, status::ResultsStatus},
     shared::{
         clock::Clock, config_handle::ConfigHandle, keyed_locks::KeyedLocks, peer_transport::PeerTransport,
         stop::StopSignal, task_cache::TaskCache, taskprov_peers::TaskprovPeers, wakeups::Wakeups,
@@ -60,6 +61,7 @@ pub struct Parameters {
 pub struct Addresses {
     pub public: SocketAddr,
     pub monitor: Option<SocketAddr>,
+    pub results: Option<SocketAddr>,
 }
 
 /// The contexts of all rooms.
@@ -73,6 +75,7 @@ pub struct Contexts {
     pub upkeep: Arc<UpkeepContext>,
     pub helper: Arc<HelperContext>,
     pub leader: Arc<LeaderContext>,
+    pub results: Arc<ResultsContext>,
     pub public: Arc<PublicContext>,
     pub management: Arc<ManagementContext>,
     pub monitor: Arc<MonitorContext>,
@@ -113,17 +116,20 @@ impl Contexts {
         let helper = Arc::new(shared.helper(Budget::new(config.helper.max_memory_bytes)));
         let upkeep = Arc::new(shared.upkeep());
         let leader = Arc::new(shared.leader(&config, peers.clone()));
+        let results = Arc::new(shared.results(addresses.results, peers.clone()));
         let management = Arc::new(shared.management(api));
-        let monitor = shared.monitor(certificates.clone(), connections.clone(), controls.clone(), upkeep.clone());
+        let monitor =
+            shared.monitor(certificates.clone(), connections.clone(), controls.clone(), upkeep.clone(), &results);
         let monitor = Arc::new(monitor);
         let reload = Arc::new(shared.reload(certificates.clone(), certificate_files, peers, controls));
-        let operator = shared.operator(addresses, upkeep.clone(), monitor.clone(), reload.clone(), management.clone());
+        let operator = shared.operator(addresses, monitor.clone(), reload.clone(), management.clone(), results.clone());
         let public = PublicContext {
             clock: shared.clock.clone(),
             config: shared.config.clone(),
             recorder: shared.recorder.clone(),
             dap: shared.dap(&config, helper.clone()),
             management: management.clone(),
+            results: results.clone(),
         };
         Ok(Self {
             config: shared.config.clone(),
@@ -135,6 +141,7 @@ impl Contexts {
             upkeep,
             helper,
             leader,
+            results,
             public: Arc::new(public),
             management,
             monitor,
@@ -301,6 +308,22 @@ impl Shared {
         }
     }
 
+    fn results(&self, address: Option<SocketAddr>, peers: Arc<dyn PeerTransport>) -> ResultsContext {
+        ResultsContext {
+            clock: self.clock.clone(),
+            config: self.config.clone(),
+            store: self.store.clone(),
+            peers,
+            leader_clocks: LeaderClocks::default(),
+            status: ResultsStatus::default(),
+            renders: Arc::new(Semaphore::new(render::RENDERS)),
+            address,
+            wakeups: self.wakeups.clone(),
+            stop: self.stop.clone(),
+            failpoints: self.failpoints.clone(),
+        }
+    }
+
     fn management(&self, api: Management) -> ManagementContext {
         ManagementContext {
             clock: self.clock.clone(),
@@ -322,6 +345,7 @@ impl Shared {
         connections: Arc<Semaphore>,
         controls: Arc<OnceLock<Controls>>,
         upkeep: Arc<UpkeepContext>,
+        results: &Arc<ResultsContext>,
     ) -> MonitorContext {
         MonitorContext {
             clock: self.clock.clone(),
@@ -335,6 +359,7 @@ impl Shared {
             connections,
             controls,
             upkeep,
+            results: results.clone(),
             stop: self.stop.clone(),
             failpoints: self.failpoints.clone(),
         }
@@ -367,10 +392,10 @@ impl Shared {
     fn operator(
         &self,
         addresses: Addresses,
-        upkeep: Arc<UpkeepContext>,
         monitor: Arc<MonitorContext>,
         reload: Arc<ReloadContext>,
         management: Arc<ManagementContext>,
+        results: Arc<ResultsContext>,
     ) -> OperatorContext {
         OperatorContext {
             clock: self.clock.clone(),
@@ -384,10 +409,11 @@ impl Shared {
             stop: self.stop.clone(),
             address: addresses.public,
             monitor_address: addresses.monitor,
-            upkeep,
+            upkeep: monitor.upkeep.clone(),
             monitor,
             reload,
             management,
+            results,
         }
     }
 }

@@ -9,6 +9,7 @@
 //! | `upkeep` | HPKE key rotation, retention, disk space, supervision of background components |
 //! | `dap` | the resources of DAP-09 and DAP-18: routes, uploads, helper jobs, collection jobs |
 //! | `leader` | drivers of aggregation jobs and collection jobs, requests to helpers |
+//! | `results` | the collector: drivers of windows and webhooks, pages of results, links |
 //! | `operator` | control socket, management API, metrics, status page, reload, backup |
 //!
 //! A request enters through `transport/listen.rs` and `public.rs`, which routes it by its path to `dap/dap09.rs` or
@@ -27,6 +28,7 @@ mod leader;
 mod operator;
 pub mod pool;
 mod public;
+mod results;
 mod server;
 mod shared;
 mod start;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::{
     dap::{context::DapContext, dap09, dap18},
     operator::{context::ManagementContext, landing, management},
+    results::{context::ResultsContext, listener},
     shared::{clock::Clock, config_handle::ConfigHandle},
     transport::http::{self, Request, Response},
     upkeep::recorder::Recorder,
@@ -26,6 +27,8 @@ pub struct PublicContext {
     pub dap: DapContext,
     /// The management API.
     pub management: Arc<ManagementContext>,
+    /// The pages of results, for holders of links.
+    pub results: Arc<ResultsContext>,
 }
 
 /// Answers a request, and records its duration.
@@ -55,6 +58,9 @@ async fn route(ctx: &PublicContext, request: Request) -> Response {
         Some((Revision::Dap18, path)) => dap18::handle(&ctx.dap, path, request).await,
         None => match management::below(&config, &path) {
             Some(path) => management::handle(&ctx.management, path, request).await,
+            None if listener::is_public(&config, &path) => {
+                return listener::answer_publicly(&ctx.results, request).await;
+            }
             None => http::failure(Problem::from_status(404).into()),
         },
     };

@@ -15,7 +15,7 @@ use dapbox_aggregator::{
     tasks,
     views::status::TaskStatus,
 };
-use dapbox_protocol::model::TaskId;
+use dapbox_protocol::{model::TaskId, vdaf::AggregateResult};
 use dapbox_store::Store;
 use dapbox_support::Fault;
 
@@ -33,6 +33,7 @@ pub struct Server {
     pub(crate) monitor: JoinSet<()>,
     pub(crate) address: SocketAddr,
     pub(crate) monitor_address: Option<SocketAddr>,
+    pub(crate) results_address: Option<SocketAddr>,
     pub(crate) management_address: Option<SocketAddr>,
 }
 
@@ -63,6 +64,11 @@ impl Server {
         self.monitor_address
     }
 
+    /// The address of the pages of results, if there is one.
+    pub fn results_address(&self) -> Option<SocketAddr> {
+        self.results_address
+    }
+
     /// The address of the management API, if it has its own.
     pub fn management_address(&self) -> Option<SocketAddr> {
         self.management_address
@@ -81,6 +87,11 @@ impl Server {
     /// The ids of all tasks, in order.
     pub fn task_ids(&self) -> Result<Vec<TaskId>, Fault> {
         self.store.read(|view| Ok(view.tasks().map(|(id, _)| *id).collect()))
+    }
+
+    /// The stored result of a window that this server collected.
+    pub fn window_result(&self, task: &TaskId, number: u64) -> Result<Option<AggregateResult>, Fault> {
+        self.store.read(|view| view.window_result(task, number))
     }
 
     /// Sets what the process provides to the server, once: later calls have no effect.

@@ -13,7 +13,7 @@ use crate::{
     dap::deferred_jobs,
     leader::{aggregation_driver, collection_driver},
     operator::{control_socket, management, monitor, overview, reload},
-    public,
+    public, results,
     server::Server,
     shared::{
         clock::{Clock, SystemClock},
@@ -127,6 +127,7 @@ impl Server {
             monitor,
             address: addresses.public,
             monitor_address: addresses.monitor,
+            results_address: addresses.results,
             management_address,
         })
     }
@@ -137,6 +138,7 @@ struct Sockets {
     public: BoundAddress<StartError>,
     monitor: Option<BoundAddress<StartError>>,
     management: Option<BoundAddress<StartError>>,
+    results: Option<BoundAddress<StartError>>,
 }
 
 /// Listening sockets.
@@ -144,6 +146,7 @@ struct Listeners {
     public: TcpListener,
     monitor: Option<TcpListener>,
     management: Option<TcpListener>,
+    results: Option<TcpListener>,
 }
 
 impl Sockets {
@@ -154,22 +157,26 @@ impl Sockets {
         let management = config.management.listen.0;
         let management =
             BoundAddress::at_optional(management, |address, error| StartError::Management { address, error })?;
-        Ok(Self { public, monitor, management })
+        let results = config.results.listen.0;
+        let results = BoundAddress::at_optional(results, |address, error| StartError::Results { address, error })?;
+        Ok(Self { public, monitor, management, results })
     }
 
     /// The addresses, with the ports that the system has chosen; the last one is that of the management API.
     fn addresses(&self) -> Result<(Addresses, Option<SocketAddr>), StartError> {
         let monitor = self.monitor.as_ref().map(BoundAddress::address).transpose()?;
         let management = self.management.as_ref().map(BoundAddress::address).transpose()?;
-        Ok((Addresses { public: self.public.address()?, monitor }, management))
+        let results = self.results.as_ref().map(BoundAddress::address).transpose()?;
+        Ok((Addresses { public: self.public.address()?, monitor, results }, management))
     }
 
     fn listen(self) -> Result<Listeners, StartError> {
-        let Self { public, monitor, management } = self;
+        let Self { public, monitor, management, results } = self;
         let public = public.listen()?;
         let monitor = monitor.map(BoundAddress::listen).transpose()?;
         let management = management.map(BoundAddress::listen).transpose()?;
-        Ok(Listeners { public, monitor, management })
+        let results = results.map(BoundAddress::listen).transpose()?;
+        Ok(Listeners { public, monitor, management, results })
     }
 }
 
@@ -203,6 +210,12 @@ fn spawn(
     spawner.drive(Part::AggregationJobs, &contexts.leader, aggregation_driver::drive);
     spawner.drive(Part::CollectionJobs, &contexts.leader, collection_driver::drive);
     spawner.drive(Part::DeferredJobs, &contexts.helper, deferred_jobs::drive);
+    spawner.drive(Part::Results, &contexts.results, results::driver::drive);
+    spawner.drive(Part::Webhooks, &contexts.results, results::webhooks::drive);
+    if let Some(listener) = listeners.results {
+        let served = results::listener::serve(contexts.results.clone(), listener);
+        spawner.parts.spawn(vital(contexts.supervisor.clone(), Part::ResultsListener, served));
+    }
     spawner.drive(Part::Sweep, &contexts.upkeep, sweep_driver::drive);
     spawner.drive(Part::HpkeKeys, &contexts.upkeep, key_driver::drive);
     spawner.drive(Part::Disk, &contexts.upkeep, disk_driver::drive);

@@ -39,6 +39,17 @@ pub enum StartError {
         /// The system's error.
         error: io::Error,
     },
+    /// The address of the pages of results cannot be bound.
+    #[error(
+        "cannot listen on {address} for results: {error} (hint: set results.listen to a free address, or to \"\" for \
+         none)"
+    )]
+    Results {
+        /// The address.
+        address: SocketAddr,
+        /// The system's error.
+        error: io::Error,
+    },
     /// The address of the management API cannot be bound.
     #[error(
         "cannot listen on {address} for the management API: {error} (hint: set management.listen to a free address, or to \

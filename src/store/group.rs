@@ -68,6 +68,12 @@ impl Group {
         }
     }
 
+    /// The keys of changed rows below a prefix.
+    pub(super) fn keys_below(&self, prefix: &[u8]) -> Vec<Vec<u8>> {
+        let keys = self.rows.range(prefix.to_vec()..).map(|(key, _)| key);
+        keys.take_while(|key| key.starts_with(prefix)).cloned().collect()
+    }
+
     /// Marks the counters of a task as changed.
     pub(super) fn touch_counters(&mut self, task: &TaskId) {
         self.counters.insert(*task);

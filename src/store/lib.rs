@@ -57,6 +57,8 @@
 pub mod api_token;
 mod backup;
 mod collected;
+mod collecting;
+mod collector;
 mod compact;
 mod engine;
 mod fingerprints;
@@ -108,6 +110,7 @@ pub use backup::{
     VerifyError, restore, verify,
 };
 pub use collected::CollectedBatches;
+pub use collector::{CollectorRecord, CollectorState, ResultLink, WebhookEvent};
 pub use compact::{CompactionResult, compact};
 pub use engine::is_own_thread;
 pub use open_error::OpenError;

@@ -18,6 +18,7 @@ use super::{
     vault::Vault,
     waiting::WaitingReports,
 };
+use crate::collector::{CollectorState, ResultLink};
 use crate::{
     api_token::{ApiToken, Provision},
     name::TaskName,
@@ -58,6 +59,10 @@ pub(super) struct State {
     pub(super) next_pack: u64,
     /// Recently used sums of batch buckets.
     pub(super) sums: SumCache,
+    /// Tasks that this server collects, with their windows.
+    pub(super) collectors: BTreeMap<TaskId, CollectorState>,
+    /// Links to results, by the hash of their token.
+    pub(super) result_links: BTreeMap<TokenHash, ResultLink>,
 }
 
 /// The state of a task in memory.
@@ -272,6 +277,8 @@ impl State {
             unswept: BTreeSet::new(),
             next_pack: table::SEQUENCES.read(&next_pack)?,
             sums: SumCache::new(sum_cache_bytes),
+            collectors: BTreeMap::new(),
+            result_links: BTreeMap::new(),
             vault,
         };
         let (vault, fingerprints) = (state.vault.clone(), state.fingerprints.clone());
@@ -316,12 +323,34 @@ impl State {
             state.api_tokens.insert(token.hash, token);
             Ok(())
         })?;
+        state.load_collectors(engine, &vault)?;
         state.load_replay(engine)?;
         state.load_batches(engine)?;
         state.load_jobs(engine)?;
         state.load_waiting(engine)?;
         state.tasks.values_mut().for_each(TaskState::recount_open_buckets);
         Ok(state)
+    }
+
+    fn load_collectors(&mut self, engine: &Engine, vault: &Vault) -> Result<(), LoadError> {
+        secret_rows(engine, vault, &table::COLLECTORS, |id, record| {
+            self.collectors.insert(id, CollectorState::new(record));
+            Ok(())
+        })?;
+        rows(engine, &table::WINDOWS, |(id, number), window| {
+            let task = self.collectors.get_mut(&id).ok_or(LoadError::Orphan(table::WINDOWS.name))?;
+            task.windows.insert(number, window);
+            Ok(())
+        })?;
+        rows(engine, &table::WEBHOOK_EVENTS, |(id, number), event| {
+            let task = self.collectors.get_mut(&id).ok_or(LoadError::Orphan(table::WEBHOOK_EVENTS.name))?;
+            task.events.insert(number, event);
+            Ok(())
+        })?;
+        rows(engine, &table::RESULT_LINKS, |_, link| {
+            self.result_links.insert(link.hash, link);
+            Ok(())
+        })
     }
 
     fn load_replay(&mut self, engine: &Engine) -> Result<(), LoadError> {

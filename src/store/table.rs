@@ -11,6 +11,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
 use super::{
+    collector::{CollectorRecord, ResultLink, WebhookEvent, WindowResultRow},
     legacy,
     records::{
         BucketRecord, CollectedBatch, CollectionJobRecord, Counters, Generation, HelperJobRow, KeyRecord,
@@ -28,6 +29,7 @@ use dapbox_protocol::model::{
     ids::Id,
     taskprov::{InBandOrigin, PeerAggregator},
 };
+use dapbox_results::Window;
 use dapbox_support::Fault;
 
 /// Numbers that only increase, by [`NEXT_PACK`], [`HISTORY_LOST_BEFORE`] and [`CLOCK_SKEW`].
@@ -99,6 +101,24 @@ pub(super) const PEERS: EncryptedTable<u64, PeerAggregator> = EncryptedTable(Tab
 pub(super) const RESULTS: Table<(TaskId, BatchSelector), ResultRecord> = Table::new(40, "results", 1);
 /// Names of tasks.
 pub(super) const TASK_NAMES: Table<TaskId, TaskName> = Table::new(41, "task names", 1);
+
+/// Tasks that this server collects.
+pub(super) const COLLECTORS: EncryptedTable<TaskId, CollectorRecord> =
+    EncryptedTable(Table::new(50, "collector tasks", 1));
+/// Windows of collector tasks, by number.
+pub(super) const WINDOWS: Table<(TaskId, u64), Window> = Table::new(51, "windows", 1);
+/// Results of collected windows.
+pub(super) const WINDOW_RESULTS: Table<(TaskId, u64), WindowResultRow> = Table::new(52, "window results", 1);
+/// Sealed results of windows that could not be opened, as received.
+pub(super) const SEALED_RESULTS: Table<(TaskId, u64), Bytes> = Table::new(53, "sealed window results", 1);
+/// Links to the results of a task, by the hash of their token.
+pub(super) const RESULT_LINKS: Table<[u8; 32], ResultLink> = Table::new(54, "result links", 1);
+/// Webhook events to deliver, by sequence number.
+pub(super) const WEBHOOK_EVENTS: Table<(TaskId, u64), WebhookEvent> = Table::new(55, "webhook events", 1);
+
+/// The prefixes of the tables whose keys start with a collector task.
+pub(super) const COLLECTOR_TABLE_PREFIXES: [u8; 5] =
+    [COLLECTORS.0.prefix, WINDOWS.prefix, WINDOW_RESULTS.prefix, SEALED_RESULTS.prefix, WEBHOOK_EVENTS.prefix];
 
 /// Key in [`SEQUENCES`]: the number of the next pack.
 pub(super) const NEXT_PACK: u8 = 0;

@@ -101,6 +101,22 @@ pub enum Point {
     CollectionFetch,
     /// Deletes a collection job.
     CollectionDelete,
+    /// Adds or changes a task that this server collects.
+    CollectorPut,
+    /// Removes a task that this server collects.
+    CollectorRemove,
+    /// Creates, joins and activates windows.
+    WindowPlan,
+    /// Stores the request of a window.
+    WindowRequest,
+    /// Stores how far a window is.
+    WindowProgress,
+    /// Stores the result of a window.
+    WindowResult,
+    /// Adds or removes a link to results.
+    ResultLink,
+    /// Stores or removes a webhook event.
+    WebhookEvent,
     /// Starts an aggregate share, with sampled noise if the task has noise. Not a write: a plan may block it together
     /// with a worker.
     NoiseSample,
@@ -118,6 +134,12 @@ pub enum Point {
     SendShare,
     /// Polls an aggregate share at the helper.
     PollShare,
+    /// Requests a window from the leader (collector).
+    SendCollection,
+    /// Polls or deletes a window's collection job at the leader (collector).
+    PollCollection,
+    /// Sends a notification to a webhook (collector).
+    SendWebhook,
 }
 
 impl Point {
@@ -166,6 +188,14 @@ impl Point {
         Self::CollectionFail,
         Self::CollectionFetch,
         Self::CollectionDelete,
+        Self::CollectorPut,
+        Self::CollectorRemove,
+        Self::WindowPlan,
+        Self::WindowRequest,
+        Self::WindowProgress,
+        Self::WindowResult,
+        Self::ResultLink,
+        Self::WebhookEvent,
         Self::NoiseSample,
         Self::ShareGive,
         Self::ShareDelete,
@@ -174,6 +204,9 @@ impl Point {
         Self::DeleteJob,
         Self::SendShare,
         Self::PollShare,
+        Self::SendCollection,
+        Self::PollCollection,
+        Self::SendWebhook,
     ];
 }
 

@@ -17,6 +17,10 @@ pub enum Part {
     DeferredJobs,
     /// Processes one deferred aggregation job (helper).
     DeferredJob,
+    /// Collects the windows of tasks (collector).
+    Results,
+    /// Delivers notifications to webhooks (collector).
+    Webhooks,
     /// Deletes expired data.
     Sweep,
     /// Rotates HPKE keys.
@@ -37,17 +41,21 @@ pub enum Part {
     ControlSocket,
     /// Accepts connections at the monitoring address.
     MonitorListener,
+    /// Accepts connections at the address of the pages of results.
+    ResultsListener,
 }
 
 impl Part {
     /// All components.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::AggregationJobs,
         Self::AggregationJob,
         Self::CollectionJobs,
         Self::CollectionJob,
         Self::DeferredJobs,
         Self::DeferredJob,
+        Self::Results,
+        Self::Webhooks,
         Self::Sweep,
         Self::HpkeKeys,
         Self::Disk,
@@ -58,6 +66,7 @@ impl Part {
         Self::ManagementListener,
         Self::ControlSocket,
         Self::MonitorListener,
+        Self::ResultsListener,
     ];
 
     /// The name in logs and metrics.
@@ -69,6 +78,8 @@ impl Part {
             Self::CollectionJob => "collection_job",
             Self::DeferredJobs => "deferred_jobs",
             Self::DeferredJob => "deferred_job",
+            Self::Results => "results",
+            Self::Webhooks => "webhooks",
             Self::Sweep => "sweep",
             Self::HpkeKeys => "hpke_keys",
             Self::Disk => "disk",
@@ -79,6 +90,7 @@ impl Part {
             Self::ManagementListener => "management_listener",
             Self::ControlSocket => "control_socket",
             Self::MonitorListener => "monitor_listener",
+            Self::ResultsListener => "results_listener",
         }
     }
 

@@ -4,6 +4,7 @@
 pub mod calls;
 pub mod chaos;
 pub mod child;
+pub mod collecting;
 pub mod disk;
 pub mod hostile;
 pub mod process;
@@ -132,7 +133,7 @@ impl Node {
         self.resume().await;
     }
 
-    fn control(&self) -> reqwest::Client {
+    pub fn control(&self) -> reqwest::Client {
         reqwest::Client::builder().unix_socket(self.config.control_socket()).build().unwrap()
     }
 

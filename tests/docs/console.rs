@@ -255,6 +255,13 @@ fn runs_commands_of_tutorial() {
 }
 
 #[test]
+fn runs_commands_of_results_page() {
+    let places = Places::new(&[8080, 8081, 8090, 9464, 9465], &[]);
+    let environment = [("DAPBOX_LOG__FORMAT", "text"), ("DAPBOX_MONITOR__LISTEN", "127.0.0.1:9464")];
+    Session::new("docs/results.md", places, &environment).run();
+}
+
+#[test]
 fn runs_commands_of_helper_guide() {
     if !has_programs(&["curl"]) {
         return;

@@ -9,6 +9,7 @@ mod child;
 mod console;
 mod links;
 mod markdown;
+mod monitoring;
 mod packaging;
 mod places;
 mod readme;
@@ -21,8 +22,9 @@ mod tidy;
 use std::{fs, path::PathBuf};
 
 /// The documents, beside `README.md`.
-const DOCUMENTS: [&str; 6] = [
+const DOCUMENTS: [&str; 7] = [
     "docs/tutorial.md",
+    "docs/results.md",
     "docs/helper-guide.md",
     "docs/operations.md",
     "docs/interop.md",

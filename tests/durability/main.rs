@@ -9,4 +9,5 @@ mod failpoints;
 mod kill;
 mod power_cut;
 mod restart;
+mod results;
 mod retention;

@@ -19,5 +19,7 @@ mod lifecycle;
 mod memory;
 mod noise;
 mod overload;
+mod results;
+mod results_pages;
 mod taskprov;
 mod time_windows;

@@ -64,6 +64,13 @@ const NOT_SHOWN: &[(&str, &str)] = &[
         "batches go by time here: see gives_next_batch_without_deletion of tests/dap18_collections",
     ),
     ("helper.max_deferred_jobs", "a job that is put off does not wait for long"),
+    ("results.max_requests", "these servers collect nothing; the collector reads its options before each request"),
+    ("results.max_task_requests", "the same"),
+    ("results.leader_timeout", "the same"),
+    ("results.retry_max", "the same"),
+    ("results.webhook_timeout", "the same"),
+    ("results.webhook_retry_age", "the same"),
+    ("results.max_webhook_queue", "the same"),
     ("log.level", "it is what is logged: see changes_log_level_until_reload"),
 ];
 

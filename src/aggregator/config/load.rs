@@ -18,7 +18,7 @@ use super::{
     error::{ConfigError, UnknownKey},
     management,
     network::check_public_url,
-    provisioning, taskprov,
+    provisioning, results, taskprov,
 };
 use dapbox_support::files;
 
@@ -95,6 +95,7 @@ impl Config {
         acme::check(self)
             .and_then(|()| management::check(self))
             .and_then(|()| provisioning::check(self))
+            .and_then(|()| results::check(self))
             .and_then(|()| taskprov::check_options(self))
             .map_err(ConfigError::Invalid)
     }
@@ -123,6 +124,9 @@ impl Config {
             ("leader.max_memory_bytes", leader.max_memory_bytes),
             ("log.queue_bytes", self.log.queue_bytes),
             ("leader.max_collections", leader.max_collections),
+            ("results.max_requests", self.results.max_requests),
+            ("results.max_task_requests", self.results.max_task_requests),
+            ("results.max_webhook_queue", self.results.max_webhook_queue),
         ];
         if let Some((key, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {
             return Err(ConfigError::Invalid(format!("{key} must be at least 1")));
@@ -135,6 +139,9 @@ impl Config {
             ("disk.check_interval", self.disk.check_interval),
             ("leader.peer_timeout", leader.peer_timeout),
             ("leader.retry_initial", leader.retry_initial),
+            ("results.leader_timeout", self.results.leader_timeout),
+            ("results.retry_max", self.results.retry_max),
+            ("results.webhook_timeout", self.results.webhook_timeout),
             ("retention.sweep_interval", self.retention.sweep_interval),
         ];
         if let Some((key, _)) = not_zero.iter().find(|(_, value)| value.is_zero()) {
@@ -329,6 +336,7 @@ mod tests {
             "[proxy]\ntrusted = [\"0.0.0.0/0\"]",
             "[hpke]\nrotate_every = \"1d\"",
             "[management]\npath = \"/api\"",
+            "[results]\npublic = true",
         ] {
             assert!(matches!(load(text, &[], &Overrides::default()), Err(ConfigError::Invalid(_))), "{text}");
         }

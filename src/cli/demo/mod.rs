@@ -1,7 +1,7 @@
 //! `dapbox demo`: runs the whole protocol on this machine with real data and compares the result with the data.
 
-mod data;
-mod question;
+pub(super) mod data;
+pub(super) mod question;
 mod steps;
 
 use std::path::PathBuf;
@@ -61,7 +61,7 @@ pub struct Args {
 
 /// A question to ask the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Kind {
+pub(super) enum Kind {
     /// Distribution of the number of doctor visits per person.
     Histogram,
     /// Number of persons who saw a doctor.

@@ -38,7 +38,7 @@ const IDLE_TIMEOUT: Span = Span::from_secs(30);
 /// Runs all steps. Fails unless the aggregate is exactly that of the data.
 pub async fn run(args: &Args, dataset: &Dataset, question: &Question, pair: &Pair, directory: &WorkDir) -> Outcome {
     let demo = Demo { args, dataset, question, pair, style: Style::stdout(), first: clock::now() };
-    let start = Instant::now();
+    let (style, start) = (demo.style, Instant::now());
     let files = demo.set_up(directory).await?;
     let uploading = Instant::now();
     let upload = demo.upload(&files).await?;
@@ -54,6 +54,7 @@ pub async fn run(args: &Args, dataset: &Dataset, question: &Question, pair: &Pai
     if !directory.is_temporary() {
         demo.print(format!("The aggregators' data and the task files are in {}.", directory.path().display()))?;
     }
+    demo.print(style.dim("Charts of months of results: dapbox pair --example"))?;
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use rustls::RootCertStore;
 
 use crate::{
     aggregator::{keys::Policy, offline::Offline},
-    cli::{Failure, args::ConfigSources, control::Socket, show},
+    cli::{Failure, args::ConfigSources, control::Socket, results, show},
     config::Config,
     model::{Revision, Role, TaskId},
     peer::{Peer, PeerOptions, Proxies, Proxy, Resolver, RootCertificates},
@@ -15,6 +15,7 @@ use crate::{
     support::clock,
     views::{
         overview::{FutureTimestamp, KeyStatus, Overview},
+        results::CollectorTaskStatus,
         status::{Health, TaskStatus},
     },
     wire,
@@ -39,6 +40,8 @@ pub struct DoctorContext {
     pub overview: Option<Overview>,
     /// The tasks, or why they cannot be read; `None` if there is no data.
     pub tasks: Option<Result<Vec<TaskStatus>, DataDirError>>,
+    /// The tasks that the server collects, as far as they can be read.
+    pub collected: Vec<CollectorTaskStatus>,
     /// The HPKE keys, as far as they can be read.
     pub keys: Vec<KeyStatus>,
     /// Stored times ahead of the clock.
@@ -80,10 +83,16 @@ pub struct PeerAggregator {
     pub role: Role,
 }
 
-/// Tasks, keys and times ahead of the clock in a data directory.
-type Contents = (Result<Vec<TaskStatus>, DataDirError>, Vec<KeyStatus>, Vec<FutureTimestamp>);
-/// The same, if there is a directory.
-type Found = (Option<Result<Vec<TaskStatus>, DataDirError>>, Vec<KeyStatus>, Vec<FutureTimestamp>);
+/// The contents of a data directory.
+#[derive(Default)]
+struct Contents {
+    /// The tasks; `None` if there is no directory.
+    tasks: Option<Result<Vec<TaskStatus>, DataDirError>>,
+    collected: Vec<CollectorTaskStatus>,
+    keys: Vec<KeyStatus>,
+    /// Times ahead of the clock.
+    future_timestamps: Vec<FutureTimestamp>,
+}
 
 impl DoctorContext {
     /// Gathers the context.
@@ -96,23 +105,18 @@ impl DoctorContext {
         };
         let process = if health.is_some() { socket.process().await } else { None };
         let mut overview = None;
-        let mut future_timestamps = Vec::new();
-        let (tasks, keys) = match &health {
+        let contents = match &health {
             Some(Ok(_)) => {
                 overview = with_timeout(timeout, socket.overview()).await.ok();
-                future_timestamps = with_timeout(timeout, socket.future_timestamps()).await.unwrap_or_default();
-                let keys = overview.as_ref().map(|overview: &Overview| overview.keys.clone());
-                (
-                    Some(with_timeout(timeout, socket.tasks()).await.map_err(DataDirError::Other)),
-                    keys.unwrap_or_default(),
-                )
+                Contents {
+                    tasks: Some(with_timeout(timeout, socket.tasks()).await.map_err(DataDirError::Other)),
+                    collected: with_timeout(timeout, results::tasks(&socket)).await.unwrap_or_default(),
+                    keys: overview.as_ref().map(|overview: &Overview| overview.keys.clone()).unwrap_or_default(),
+                    future_timestamps: with_timeout(timeout, socket.future_timestamps()).await.unwrap_or_default(),
+                }
             }
-            Some(Err(_)) => (None, Vec::new()),
-            None => {
-                let (tasks, keys, ahead) = read_directory(config.clone()).await?;
-                future_timestamps = ahead;
-                (tasks, keys)
-            }
+            Some(Err(_)) => Contents::default(),
+            None => read_directory(config.clone()).await?,
         };
         let proxies = match &health {
             Some(_) => with_timeout(timeout, socket.proxies()).await.ok(),
@@ -138,9 +142,10 @@ impl DoctorContext {
             health,
             process,
             overview,
-            tasks,
-            keys,
-            future_timestamps,
+            tasks: contents.tasks,
+            collected: contents.collected,
+            keys: contents.keys,
+            future_timestamps: contents.future_timestamps,
             timeout,
             names: Resolver::default().for_connect_timeout(timeout),
             peer,
@@ -249,22 +254,24 @@ async fn with_timeout<T>(timeout: Duration, answer: impl Future<Output = Result<
 }
 
 /// Reads the data directory, unless a process has it open.
-async fn read_directory(config: Config) -> Result<Found, Failure> {
+async fn read_directory(config: Config) -> Result<Contents, Failure> {
     if !config.data_dir.join("dapbox-data").exists() {
-        return Ok((None, Vec::new(), Vec::new()));
+        return Ok(Contents::default());
     }
     let read = move || -> Contents {
         // Opening must not release the ballast.
         let options = store::Options { ballast_bytes: 0, ..server::store_options(&config) };
         let data = match Offline::open(&config.data_dir, options) {
             Ok(data) => data,
-            Err(error) => return (Err(DataDirError::Open(error)), Vec::new(), Vec::new()),
+            Err(error) => return Contents { tasks: Some(Err(DataDirError::Open(error))), ..Contents::default() },
         };
         let keys = data.keys(clock::now(), &Policy::of(&config)).unwrap_or_default();
-        let keys = keys.into_iter().map(|key| key.status).collect();
-        let ahead = data.future_timestamps(clock::now()).unwrap_or_default();
-        (data.tasks().map_err(|fault| DataDirError::Other(fault.to_string())), keys, ahead)
+        Contents {
+            tasks: Some(data.tasks().map_err(|fault| DataDirError::Other(fault.to_string()))),
+            collected: data.collector_tasks(clock::now()).unwrap_or_default(),
+            keys: keys.into_iter().map(|key| key.status).collect(),
+            future_timestamps: data.future_timestamps(clock::now()).unwrap_or_default(),
+        }
     };
-    let (tasks, keys, ahead) = tokio::task::spawn_blocking(read).await?;
-    Ok((Some(tasks), keys, ahead))
+    Ok(tokio::task::spawn_blocking(read).await?)
 }

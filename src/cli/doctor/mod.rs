@@ -18,6 +18,7 @@ mod names;
 mod peers;
 mod ports;
 mod public;
+mod results;
 mod server;
 mod settings;
 
@@ -87,6 +88,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("keys", keys::check_keys),
     ("stored times", keys::check_stored_times),
     ("backlog", backlog::check_backlog),
+    ("results", results::check_results),
 ];
 
 /// Runs `dapbox doctor`.

@@ -4,6 +4,7 @@
 //! these events, with these levels and fields.
 
 mod protocol;
+mod results;
 mod service;
 
 /// The severity of a log event.
@@ -62,6 +63,7 @@ pub const AREAS: &[(&str, &[LogEvent])] = &[
     ("Process and configuration", service::PROCESS),
     ("Network and TLS", service::NETWORK),
     ("Storage", service::STORAGE),
+    ("Collector", results::RESULTS),
     ("Keys and tokens", protocol::KEYS),
     ("Tasks", protocol::TASKS),
     ("Aggregation and collection", protocol::AGGREGATION),
@@ -80,6 +82,7 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("client", "IP address of the client"),
     ("closed_before", "Unix time before which reports are rejected, in seconds"),
     ("data_dir", "the data directory"),
+    ("deadline", "Unix time of the deadline, in seconds"),
     ("delay", "time until the next attempt, with its unit"),
     ("detail", "the description in the response"),
     ("end", "Unix time of the task's end, in seconds"),
@@ -97,6 +100,7 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("last_report_time", "latest time of the reports"),
     ("level", "the level, or levels by module"),
     ("line_count", "number of log lines"),
+    ("link", "id of the link, which does not grant access"),
     ("listen", "the listen address"),
     ("location", "source location"),
     ("max_connections", "the limit, `limits.max_connections`"),
@@ -112,6 +116,7 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("part", "name of the background part"),
     ("path", "path of the file, or of the request"),
     ("peer", "URL of the other aggregator"),
+    ("reason", "why a result is lost, in a few words"),
     ("record", "kind of the stored record"),
     ("record_count", "number of records"),
     ("replaced_by", "id of the new task"),
@@ -131,4 +136,6 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("url", "URL of the server"),
     ("variables", "names of the variables"),
     ("version", "release and commit"),
+    ("webhook", "origin of the webhook's address"),
+    ("window", "number of the window"),
 ];

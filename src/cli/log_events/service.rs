@@ -132,10 +132,10 @@ pub const NETWORK: &[LogEvent] = &[
         "accepting failed and is retried after a second",
         "raise the limit on open files",
     ),
-    event(Warn, "cannot accept monitoring connection", &["error"], "the same for the private listener", ""),
+    event(Warn, "cannot accept private connection", &["part", "error"], "the same for a private listener", ""),
     event(Debug, "connection not established", &["error"], "a TLS handshake failed or timed out", ""),
     event(Debug, "connection failed", &["error", "client"], "a client broke the connection or the HTTP protocol", ""),
-    event(Debug, "monitoring connection failed", &["error"], "the same for the private listener", ""),
+    event(Debug, "private connection failed", &["part", "error"], "the same for a private listener", ""),
     event(
         Debug,
         "request rejected",

@@ -1,6 +1,7 @@
 //! `dapbox task`: manages an aggregator's tasks.
 
 mod close;
+mod collected;
 mod export;
 mod import;
 mod new;
@@ -21,7 +22,7 @@ use super::{
     Failure, Outcome,
     args::{ConfigArgs, DestructiveArgs, Format, OutputArgs},
     control::Control,
-    input, show,
+    input, results, show,
     style::{Style, print, warn},
     taskfile::TaskFile,
     timestamp,
@@ -40,7 +41,7 @@ pub use new::{UrlArgs, default_info, parameters, parse_time, validate};
 pub enum Command {
     /// Create a task: one file for each party.
     New(Box<new::Args>),
-    /// Add a task to this aggregator, with or without a running server.
+    /// Add a task to this server, with or without it running.
     Add(AddArgs),
     /// List this aggregator's tasks.
     #[command(after_help = "Works with or without a running server. 'dapbox status' shows more of a running one.\n\n\
@@ -79,15 +80,19 @@ pub enum Command {
 #[command(
     after_help = "Adding the same task again has no effect. A task is immutable: to change parameters, create a new \
     task.\n\n\
+    With collector.toml, the server becomes the task's collector: it collects on the schedule in the file and shows the \
+    results ('dapbox results'). Its schedule, presentation, webhooks, token and key may be changed in the file and added \
+    again.\n\n\
     The file of the other aggregator is refused: this aggregator's URL in the task must be below public_url or, without \
     public_url, match the listen address. If neither decides, this asks.\n\n\
     Examples:\n  \
     dapbox task add leader.toml\n  \
     dapbox task add helper.toml --role helper\n  \
+    dapbox task add collector.toml\n  \
     dapbox task add helper.toml --config /etc/dapbox/appliance.toml"
 )]
 pub struct AddArgs {
-    /// leader.toml or helper.toml from 'dapbox task new'.
+    /// leader.toml, helper.toml or collector.toml from 'dapbox task new'.
     file: PathBuf,
     #[command(flatten)]
     role: ownership::RoleArgs,
@@ -134,8 +139,20 @@ pub struct RemoveArgs {
     /// Complete task id.
     #[arg(allow_hyphen_values = true, value_parser = input::parse_task_id)]
     id: TaskId,
+    /// What to remove, if this server is an aggregator and the collector of the task.
+    #[arg(long, value_enum, value_name = "ROLE")]
+    role: Option<Party>,
     #[command(flatten)]
     shared: DestructiveArgs,
+}
+
+/// The roles of a server in a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Party {
+    /// Leader or helper, with reports and sums.
+    Aggregator,
+    /// Collector, with windows, results and links.
+    Collector,
 }
 
 /// The JSON output of a command that changes a task.
@@ -185,9 +202,12 @@ pub async fn run(command: Command) -> Outcome {
 
 async fn add(args: AddArgs) -> Outcome {
     let file = TaskFile::read(&args.file)?;
+    if file.role() == Role::Collector {
+        return collected::add(&args, file).await;
+    }
     let Some(task) = file.aggregator_task() else {
-        let whose = if file.role() == Role::Collector { "collector's" } else { "clients'" };
-        let text = format!("{} is the {whose} file (hint: add leader.toml or helper.toml)", args.file.display());
+        let path = args.file.display();
+        let text = format!("{path} is the clients' file (hint: add leader.toml, helper.toml or collector.toml)");
         return Err(Failure::usage(text));
     };
     let config = args.config.load(None)?;
@@ -243,33 +263,43 @@ async fn add_to(control: &Control, config: &Config, task: Task, args: &AddArgs, 
     Ok(())
 }
 
-async fn tasks(config: &ConfigArgs) -> Result<Vec<TaskStatus>, Failure> {
-    let control = Control::open(&config.load(None)?).await?;
-    let tasks = control.tasks().await;
+async fn list(args: ListArgs) -> Outcome {
+    let control = Control::open(&args.config.load(None)?).await?;
+    let found = async { Ok::<_, Failure>((control.tasks().await?, results::statuses(&control).await?)) }.await;
     if let Some(advice) = control.advice().await {
         warn(advice);
     }
     control.close().await;
-    tasks
-}
-
-async fn list(args: ListArgs) -> Outcome {
-    let tasks = tasks(&args.config).await?;
-    args.output.print(&tasks, || match tasks.is_empty() {
-        true => "No tasks (hint: create one with 'dapbox task new').".to_owned(),
-        false => show::task_table(&tasks, Style::stdout()),
+    let (tasks, collected) = found?;
+    let all = tasks.iter().map(serde_json::to_value).chain(collected.iter().map(collected::to_json));
+    let all: Vec<_> = all.collect::<Result<_, _>>()?;
+    args.output.print(&all, || match (tasks.is_empty(), collected.is_empty()) {
+        (true, true) => "No tasks (hint: create one with 'dapbox task new').".to_owned(),
+        (false, true) => show::task_table(&tasks, Style::stdout()),
+        (true, false) => collected::titled_table(&collected),
+        (false, false) => {
+            format!("{}\n\n{}", show::task_table(&tasks, Style::stdout()), collected::titled_table(&collected))
+        }
     })
 }
 
 async fn show(args: ShowArgs) -> Outcome {
     let control = Control::open(&args.config.load(None)?).await?;
     let found = find_with_batches(&control, &args.id).await;
+    let collected = collected::find(&control, &args.id).await;
     if let Some(advice) = control.advice().await {
         warn(advice);
     }
     control.close().await;
-    let task = found?;
-    args.output.print(&task, || show::task(&task, Style::stdout()))
+    match (found, collected?) {
+        (Ok(task), None) => args.output.print(&task, || show::task(&task, Style::stdout())),
+        (Err(_), Some(collected)) => collected::show(&collected, args.output),
+        (Ok(task), Some(collected)) => {
+            args.output.print(&task, || show::task(&task, Style::stdout()))?;
+            collected::show(&collected, args.output)
+        }
+        (Err(failure), None) => Err(failure),
+    }
 }
 
 /// Finds a task by name or id prefix, with its collected batches, which a list of tasks does not contain.
@@ -302,8 +332,20 @@ async fn remove(args: RemoveArgs) -> Outcome {
 }
 
 async fn remove_from(control: &Control, args: &RemoveArgs) -> Outcome {
-    let missing = || Failure::new(format!("unknown task {}", args.id));
-    let task = control.task(&args.id).await?.ok_or_else(missing)?;
+    let missing = || Failure::new(format!("unknown task {} (hint: 'dapbox task list' shows all)", args.id));
+    let collected = collected::of_id(control, &args.id).await?;
+    let task = match (control.task(&args.id).await?, collected, args.role) {
+        (_, Some(collected), Some(Party::Collector)) | (None, Some(collected), None) => {
+            return collected::remove(control, &collected, args).await;
+        }
+        (Some(_), Some(_), None) => {
+            return Err(Failure::usage(
+                "this server is an aggregator and the collector of the task (hint: --role aggregator or --role collector)",
+            ));
+        }
+        (Some(task), _, None | Some(Party::Aggregator)) => task,
+        _ => return Err(missing()),
+    };
     if !args.shared.yes {
         print(show::task(&task, Style::stdout()))?;
         print(

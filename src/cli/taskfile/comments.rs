@@ -20,12 +20,13 @@ pub fn heading(role: Role) -> &'static [&'static str] {
         Role::Collector => &[
             "The collector's part of a DAP task. SECRET: it decrypts all aggregates.",
             "Collect: dapbox collect --task collector.toml",
+            "Collect on schedule and show the results: dapbox task add collector.toml",
         ],
     }
 }
 
 /// Comments above keys and tables.
-pub const COMMENTS: [(&str, &str); 25] = [
+pub const COMMENTS: [(&str, &str); 33] = [
     ("name", "Local name of the task, not sent to other parties. May be changed."),
     ("[task]", "The same in all four files. Compare it with the other parties: a task is immutable."),
     ("info", "Distinguishes tasks with the same parameters. Every report is bound to it."),
@@ -48,6 +49,17 @@ pub const COMMENTS: [(&str, &str); 25] = [
     ("token", "SECRET. Token that the collector presents to the leader."),
     ("previous_token", "SECRET. Tried if the leader refuses the new token. Delete it once the leader accepts that."),
     ("private_key", "SECRET. Decrypts the aggregates. Keep a copy: without it they are lost."),
+    (
+        "[schedule]",
+        "When a server collects the task after 'dapbox task add collector.toml'. May be changed and added again.",
+    ),
+    ("start", "Start of the first window."),
+    ("every", "Length of windows: 'day', 'week', 'month', or a duration such as '6h'."),
+    ("time_zone", "Time zone of days, weeks and months."),
+    ("grace", "How long to wait for late reports after the end of a window."),
+    ("on_too_few", "A window with too few reports: 'wait' for more, 'extend' it by the next one, or 'skip' it."),
+    ("patience", "How long the leader may have no result before a window counts as having too few reports."),
+    ("[presentation]", "How the results are shown. May be changed and added again."),
     ("[leader.collector_key]", "Public key to which aggregates are encrypted (numbers as in RFC 9180)."),
     ("[helper.collector_key]", "Public key to which aggregates are encrypted (numbers as in RFC 9180)."),
     ("[collector.key]", "Public key to which aggregates are encrypted (numbers as in RFC 9180)."),

@@ -6,7 +6,8 @@ use super::{CollectorPart, HelperPart, LeaderPart, Parameters, TaskFile};
 use crate::{
     cli::failure::Failure,
     hpke::{Keypair, Suite},
-    model::{Secret, TokenHash},
+    model::{BatchMode, Duration, Secret, TokenHash},
+    results::Schedule,
     store::name::TaskName,
     support::clock,
     vdaf,
@@ -47,7 +48,7 @@ impl TaskFiles {
         let (helper_token, token) = (Secret::random_token(), Secret::random_token());
         let keypair = Keypair::generate(1, Suite::DEFAULT)?;
         let key = keypair.config().clone();
-        let client = TaskFile { name: None, task: task.clone(), leader: None, helper: None, collector: None };
+        let client = TaskFile::public(task.clone());
         let leader = LeaderPart {
             verify_key: verify_key.clone(),
             verify_key_id,
@@ -67,7 +68,11 @@ impl TaskFiles {
         Ok(Self {
             leader: TaskFile { leader: Some(leader), ..client.clone() },
             helper: TaskFile { helper: Some(helper), ..client.clone() },
-            collector: TaskFile { collector: Some(collector), ..client.clone() },
+            collector: TaskFile {
+                collector: Some(collector),
+                schedule: (task.batch == BatchMode::TimeInterval).then(|| new_schedule(&task)),
+                ..client.clone()
+            },
             client,
         })
     }
@@ -99,4 +104,11 @@ impl TaskFiles {
         }
         self.by_file_name().iter().try_for_each(|(name, file)| file.write(&dir.join(name)))
     }
+}
+
+/// The schedule of a new time-interval task, from now on. Other batches need none: each is collected when it is ready.
+fn new_schedule(task: &Parameters) -> Schedule {
+    let precision = Duration(task.time_precision.as_secs());
+    let start = task.starts.unwrap_or_else(|| clock::now().truncate(precision));
+    Schedule { start: Some(start), ..task.default_schedule() }
 }

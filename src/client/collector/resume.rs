@@ -6,13 +6,10 @@ use bytes::Bytes;
 
 use super::{
     CollectError, CollectedAggregate, CollectionJob, CollectionJournal, CollectionJournalError, Collector, JobEvent,
-    JobRequest, Progress, is_job_deleted, with_timeout,
+    JobRequest, Progress, with_timeout,
 };
 use crate::peer::RequestError;
-use dapbox_protocol::{
-    model::{CollectionJobId, FixedSizeQuery, Query, Time},
-    wire::{self, ProblemType},
-};
+use dapbox_protocol::model::{CollectionJobId, FixedSizeQuery, Query, Time};
 
 impl Collector {
     /// Stores a new collection job. [`run`](Self::run) sends it to the leader.
@@ -70,9 +67,8 @@ impl Collector {
         let Some(job) = journal.job(id).cloned() else { return Err(CollectError::Deleted) };
         let request = JobRequest { id: *id, query: job.query, body: Bytes::from(job.request) };
         if let Some(body) = job.result {
-            let wire = wire::for_revision(self.task.public.revision);
-            let collection = wire.decode_collection(&self.task.public, &Bytes::from(body))?;
-            return self.open(&request.query, &request.body, &collection, job.location);
+            let collected = self.open_result(&request.query, &request.body, &Bytes::from(body))?;
+            return Ok(CollectedAggregate { location: job.location, ..collected });
         }
         // An earlier process may have sent the job.
         let may_exist = AtomicBool::new(!journal.take_unsent(id));
@@ -86,7 +82,7 @@ impl Collector {
         };
         let result = with_timeout(timeout, self.run_job(&request, job.location, &may_exist, on_event)).await;
         if let Err(error) = &result
-            && is_final_failure(error, may_exist.into_inner())
+            && error.is_final(may_exist.into_inner())
         {
             self.remove_failed(journal, id).await?;
         }
@@ -102,7 +98,7 @@ impl Collector {
     ) -> Result<(), CollectionJournalError> {
         if let Some(location) = journal.job(id).and_then(|job| job.location.clone()) {
             // If this fails, a later collection of the same batch fails in the same way.
-            let _ = self.delete(&location).await;
+            let _ = self.delete_existing(&location).await;
         }
         journal.forget(id)
     }
@@ -133,7 +129,7 @@ impl Collector {
             journal.record().jobs.iter().filter(|job| job.is_delivered).cloned().collect();
         for job in delivered {
             if let Some(location) = &job.location {
-                self.delete_if_present(location).await?;
+                self.delete(location).await?;
             }
             journal.finish(&job.id)?;
         }
@@ -144,46 +140,18 @@ impl Collector {
     /// closed.
     pub async fn cancel(&self, journal: &mut CollectionJournal, id: &CollectionJobId) -> Result<(), CollectError> {
         let Some(job) = journal.job(id).cloned() else { return Ok(()) };
-        let create = self.create_request(id);
-        let location = match job.location.or_else(|| create.resource_path.clone()) {
+        let location = match job.location.or_else(|| self.chosen_location(id)) {
             Some(location) => Some(location),
             // Only the leader knows the path. Repeating the request finds the job, or creates one that is deleted next.
-            None => match self.ask(&create, Bytes::from(job.request), &AtomicBool::new(true)).await {
-                Ok(reply) => reply.location,
+            None => match self.request(id, Bytes::from(job.request), &AtomicBool::new(true)).await {
+                Ok(step) => step.location,
                 Err(CollectError::Request(RequestError::Refused(problem))) if problem.status / 100 == 4 => None,
                 Err(error) => return Err(error),
             },
         };
         if let Some(location) = location {
-            self.delete_if_present(&location).await?;
+            self.delete(&location).await?;
         }
         Ok(journal.forget(id)?)
-    }
-
-    async fn delete_if_present(&self, location: &str) -> Result<(), CollectError> {
-        match self.delete(location).await {
-            Err(CollectError::Request(error))
-                if is_job_deleted(&error) || error.problem().is_some_and(|p| p.status == 404) =>
-            {
-                Ok(())
-            }
-            deleted => deleted,
-        }
-    }
-}
-
-/// Whether a job with this error will never have a result.
-fn is_final_failure(error: &CollectError, may_exist: bool) -> bool {
-    match error {
-        CollectError::Deleted | CollectError::UnsupportedQuery(_) => true,
-        CollectError::Request(RequestError::Refused(problem)) => {
-            // These statuses concern the collector rather than the job.
-            let is_about_us = matches!(problem.status, 401 | 403 | 404)
-                || matches!(problem.kind, ProblemType::UnauthorizedRequest | ProblemType::UnrecognizedTask);
-            let is_final = !crate::peer::is_retryable(problem.status);
-            if may_exist { is_final && !is_about_us } else { is_final }
-        }
-        CollectError::Request(_) => !may_exist,
-        _ => false,
     }
 }

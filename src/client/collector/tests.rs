@@ -10,9 +10,12 @@ use super::*;
 use crate::peer::PeerOptions;
 use dapbox_protocol::{
     hpke::{self, Suite},
-    model::{BatchMode, Duration, MaxMeasurement, PartialBatchSelector, ReportId, Revision, TaskId, Time, VdafConfig},
+    model::{
+        BatchMode, CollectionReq, Duration, MaxMeasurement, PartialBatchSelector, ReportId, Revision, TaskId, Time,
+        VdafConfig,
+    },
     vdaf::{InputShare, Measurement, VerifyParams},
-    wire::{Problem, ProblemType},
+    wire::{Problem, ProblemType, ResourceKind},
 };
 
 const PRECISION: Duration = Duration(60);
@@ -415,5 +418,44 @@ async fn deletes_finally_failed_job() {
         assert!(matches!(error, CollectError::Request(RequestError::Refused(_))), "{error}");
         assert_eq!(methods(&requests).last().unwrap(), "DELETE");
         assert!(journal.record().jobs.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn takes_single_steps() {
+    let query = Query::TimeInterval(interval(0, 600));
+    for revision in Revision::ALL {
+        let (pair, dir) = (keypair(), tempfile::tempdir().unwrap());
+        let script = Script { revision, deferrals: 2, ..Script::new(&pair, query) };
+        let (task, requests) = leader(query, script).await;
+        let (collector, _) = recorded(task, pair, dir.path());
+        let (id, body, may_exist) =
+            (CollectionJobId::random(), collector.encode(query).unwrap(), AtomicBool::new(false));
+        let created = collector.request(&id, body.clone(), &may_exist).await.unwrap();
+        assert!(created.ready.is_none() && may_exist.into_inner());
+        assert!(created.leader_time.is_some(), "{revision:?}: warp sends its date");
+        let (location, may_exist) = (created.location.unwrap(), AtomicBool::new(true));
+        assert_eq!(collector.poll(&location, &may_exist).await.unwrap().ready, None);
+        let result = collector.poll(&location, &may_exist).await.unwrap().ready.unwrap();
+        let collected = collector.open_result(&query, &body, &result).unwrap();
+        assert_eq!((collected.result, collected.report_count), (AggregateResult::Number(42), 2));
+        collector.delete(&location).await.unwrap();
+        assert_eq!(methods(&requests).last().unwrap(), "DELETE");
+    }
+}
+
+#[test]
+fn tells_final_failures_from_those_of_the_collector() {
+    let refused = |problem| CollectError::Request(RequestError::Refused(Box::new(problem)));
+    for (error, is_final_at_leader, is_final_if_unsent, concerns_collector) in [
+        (refused(Problem::new(ProblemType::BatchMismatch)), true, true, false),
+        (refused(Problem::new(ProblemType::UnauthorizedRequest)), false, true, true),
+        (refused(Problem::from_status(404)), false, true, true),
+        (refused(Problem::from_status(503)), false, false, false),
+        (CollectError::Deleted, true, true, false),
+        (CollectError::AnswerMismatch("no reports"), false, false, false),
+    ] {
+        let found = (error.is_final(true), error.is_final(false), error.concerns_collector());
+        assert_eq!(found, (is_final_at_leader, is_final_if_unsent, concerns_collector), "{error}");
     }
 }

@@ -43,6 +43,8 @@ pub struct Reply {
     pub ready: Option<Bytes>,
     /// Delay that the peer requests.
     pub retry_after: Option<Duration>,
+    /// The `Date` header: time of the response by the peer's clock.
+    pub date: Option<SystemTime>,
 }
 
 impl Answer {

@@ -134,6 +134,19 @@ pub enum VdafConfig {
     },
 }
 
+impl VdafConfig {
+    /// Number of numbers in an aggregate: the length of vectors and histograms, and 1 for counts and sums.
+    pub fn vector_length(&self) -> usize {
+        match self {
+            Self::Prio3Count | Self::Prio3Sum { .. } => 1,
+            Self::Prio3SumVec { length, .. }
+            | Self::Prio3Histogram { length, .. }
+            | Self::Prio3MultihotCountVec { length, .. }
+            | Self::Prio3SumVecField64MultiproofHmacSha256Aes128 { length, .. } => *length,
+        }
+    }
+}
+
 /// The largest allowed measurement.
 ///
 /// VDAF-08 supports maxima of the form 2^bits - 1 only (section 7.4.2); later drafts support any (VDAF-18 section

@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use crate::{
     operator::{controls::Controls, management::state::Management},
     pool::Pool,
+    results::context::ResultsContext,
     shared::{
         clock::Clock, config_handle::ConfigHandle, peer_transport::PeerTransport, stop::StopSignal,
         task_cache::TaskCache, taskprov_peers::TaskprovPeers, wakeups::Wakeups,
@@ -56,6 +57,8 @@ pub struct OperatorContext {
     pub reload: Arc<ReloadContext>,
     /// The management API.
     pub management: Arc<ManagementContext>,
+    /// The collector of tasks.
+    pub results: Arc<ResultsContext>,
 }
 
 /// What monitoring shows.
@@ -82,6 +85,8 @@ pub struct MonitorContext {
     pub controls: Arc<OnceLock<Controls>>,
     /// HPKE keys, disk and tasks that were never contacted.
     pub upkeep: Arc<UpkeepContext>,
+    /// The collector of tasks.
+    pub results: Arc<ResultsContext>,
     /// Ends the recording of history.
     pub stop: StopSignal,
     /// Injected failures, for tests.

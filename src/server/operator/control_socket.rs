@@ -14,7 +14,7 @@ use crate::{
         context::OperatorContext,
         control_api_tokens,
         control_http::{json, read, read_at_most},
-        control_keys, control_task_tokens, overview, reload,
+        control_keys, control_results, control_task_tokens, overview, reload,
     },
     transport::http::{Request, Response, empty, failure},
     upkeep::never_contacted,
@@ -47,6 +47,9 @@ pub async fn handle(ctx: Arc<OperatorContext>, request: Request) -> warp::reply:
         }
         (_, path) if path.starts_with(control_api_tokens::PATH) => {
             control_api_tokens::answer(&ctx, request).await.unwrap_or_else(failure).into_response()
+        }
+        (_, path) if path.starts_with(control_results::PATH) => {
+            control_results::answer(&ctx, request).await.unwrap_or_else(failure).into_response()
         }
         ("GET", backup::PATH) => backup::answer(ctx, request.query == backup::WITH_KEY).await,
         _ => answer(&ctx, request).await.unwrap_or_else(failure).into_response(),

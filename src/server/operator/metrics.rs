@@ -5,6 +5,8 @@
 
 mod gather;
 mod process;
+mod results;
+mod set;
 
 use prometheus_client::{
     collector::Collector,
@@ -50,6 +52,11 @@ impl Kind {
             Self::Histogram => MetricType::Histogram,
         }
     }
+}
+
+/// Describes a gauge.
+const fn gauge(name: &'static str, help: &'static str) -> Metric {
+    Metric { name, kind: Kind::Gauge, help }
 }
 
 pub use gather::METRICS;

@@ -5,6 +5,7 @@ pub mod context;
 pub mod control_api_tokens;
 pub mod control_http;
 pub mod control_keys;
+pub mod control_results;
 pub mod control_socket;
 pub mod control_task_tokens;
 pub mod controls;

@@ -45,6 +45,11 @@ pub trait PeerTransport: Send + Sync {
     /// Sends one request and receives the state of the resource. Does not retry.
     fn send<'a>(&'a self, request: PeerRequest<'a>) -> Pin<Box<dyn Future<Output = PeerResult> + Send + 'a>>;
 
+    /// The HTTP client, for a collector's requests to leaders and for webhooks; `None` if this transport has none.
+    fn client(&self) -> Option<Peer> {
+        None
+    }
+
     /// Reads the additional root certificates from `ca_file` again. Requests in progress keep the old ones.
     fn reload_roots(&self, ca_file: &Path) -> Result<(), String>;
 }
@@ -73,6 +78,10 @@ impl PeerTransport for HttpPeers {
             .with_failpoint(point)
             .with_fallback_tokens(fallback_tokens);
         Box::pin(async move { peer.ask(base_url, spec, Some(token), body).await })
+    }
+
+    fn client(&self) -> Option<Peer> {
+        Some(self.current())
     }
 
     fn reload_roots(&self, ca_file: &Path) -> Result<(), String> {

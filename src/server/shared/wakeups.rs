@@ -13,6 +13,10 @@ pub struct Wakeups {
     pub deferred: Notify,
     /// Wakes the driver that deletes expired data.
     pub sweeps: Notify,
+    /// Wakes the driver of windows (collector).
+    pub windows: Notify,
+    /// Wakes the driver of webhooks (collector).
+    pub webhooks: Notify,
     /// Wakes polls of collection jobs when a job has ended.
     pub results: Notify,
 }

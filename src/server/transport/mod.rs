@@ -8,6 +8,7 @@ pub mod json_server;
 pub mod listen;
 pub mod memory;
 pub mod origin;
+pub mod private_listener;
 pub mod short_path;
 pub mod slots;
 pub mod tls;

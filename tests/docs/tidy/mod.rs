@@ -21,7 +21,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("pages", &["protocol", "support", "results"]),
     ("store", &["protocol", "support", "results"]),
     ("client", &["protocol", "support"]),
-    ("aggregator", &["protocol", "support", "store"]),
+    ("aggregator", &["protocol", "support", "results", "store"]),
     ("server", &["protocol", "support", "results", "pages", "store", "client", "aggregator"]),
 ];
 
@@ -50,13 +50,16 @@ const PRIVATE: &[(&str, &[&str])] = &[
     ("clap_mangen", &["cli/man.rs"]),
     ("comfy_table", &["cli/table.rs"]),
     ("crossterm", &["cli/screen.rs"]),
-    ("jiff::", &["support/timestamp.rs", "support/duration.rs", "results/schedule"]),
+    ("jiff::", &["support/timestamp.rs", "support/duration.rs", "results/schedule", "pages/"]),
     ("tracing_log::", &["cli/logging.rs"]),
     ("warp::", &["server/"]),
     ("prio18", &["vdaf/"]),
     ("maud::", &["server/operator/page", "pages/"]),
     ("use hpke::", &["hpke/", "model/mod.rs"]),
-    ("aws_lc_rs", &["hpke/", "server/transport/tls/", "peer/trust.rs", "cli/certificate.rs"]),
+    (
+        "aws_lc_rs",
+        &["hpke/", "server/results/signature.rs", "server/transport/tls/", "peer/trust.rs", "cli/certificate.rs"],
+    ),
     ("rustls::", &["server/transport/tls/", "peer/trust.rs", "server/lib.rs", "cli/certificate.rs", "cli/doctor/"]),
     ("x509_parser::", &["server/transport/tls/"]),
     ("chacha20poly1305::", &["store/vault.rs"]),

@@ -216,7 +216,7 @@ impl Machine {
     }
 
     /// Sends a request to the current control socket until it is answered.
-    async fn control(&self, ask: impl Fn(reqwest::Client) -> reqwest::RequestBuilder) -> reqwest::Response {
+    pub async fn control(&self, ask: impl Fn(reqwest::Client) -> reqwest::RequestBuilder) -> reqwest::Response {
         loop {
             self.check();
             let socket = self.data_dir.borrow().join("control.sock");

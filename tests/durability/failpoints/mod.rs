@@ -2,6 +2,7 @@
 //! process crashes, before and after the point. Afterwards every acknowledged upload is counted exactly once, nothing
 //! else is counted, and both sides agree.
 
+mod collector;
 mod fixture;
 mod in_band;
 mod machine;

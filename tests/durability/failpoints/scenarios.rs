@@ -17,6 +17,7 @@ use dapbox::{
 };
 
 use super::{
+    collector,
     fixture::{Fixture, FixtureParams, NUMBERS, Who},
     in_band,
     machine::RETRY_PAUSE,
@@ -52,6 +53,8 @@ pub enum Scenario {
     Managed,
     /// A task is provisioned in-band with its first report.
     InBand,
+    /// The helper's server is the collector of the task.
+    Collector,
 }
 
 /// How long the helper delays a job, so that its operator can act.
@@ -61,13 +64,15 @@ impl Scenario {
     /// The scenarios of a revision.
     pub fn all(revision: Revision) -> &'static [Self] {
         use Scenario::{
-            Closed, Deferred, Early, InBand, Keys, Lifecycle, Managed, Mismatch, Refused, Removed, Violation,
+            Closed, Collector, Deferred, Early, InBand, Keys, Lifecycle, Managed, Mismatch, Refused, Removed, Violation,
         };
         match revision {
             Revision::Dap09 => {
-                &[Lifecycle, Early, Refused, Violation, Mismatch, Closed, Removed, Keys, Managed, InBand]
+                &[Lifecycle, Early, Refused, Violation, Mismatch, Closed, Removed, Keys, Managed, InBand, Collector]
             }
-            Revision::Dap18 => &[Lifecycle, Deferred, Early, Refused, Violation, Mismatch, Closed, Removed, Keys],
+            Revision::Dap18 => {
+                &[Lifecycle, Deferred, Early, Refused, Violation, Mismatch, Closed, Removed, Keys, Collector]
+            }
         }
     }
 
@@ -91,6 +96,7 @@ impl Scenario {
             Self::Keys => keys(params).await,
             Self::Managed => managed::run(params).await,
             Self::InBand => in_band::run(params).await,
+            Self::Collector => collector::run(params).await,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Two organisations, a client and a collector, with only the binary and the files that they exchange.
 
 mod collections;
+mod results;
 mod uploads;
 
 use std::{
@@ -205,7 +206,12 @@ struct Pair {
 }
 
 impl Pair {
+    /// Without a collector, whose windows a test would collect a second time.
     fn start(arguments: &[&str]) -> Self {
+        Self::start_collecting(&[&["--no-collector"], arguments].concat())
+    }
+
+    fn start_collecting(arguments: &[&str]) -> Self {
         let mut process = Running::spawn(dapbox(&[&["pair"], arguments].concat()).stdout(Stdio::piped()));
         let mut out = BufReader::new(process.stdout.take().unwrap());
         let mut introduction = String::new();
@@ -254,7 +260,7 @@ fn pair_prints_commands_and_resumes() {
         pair.interrupt();
     }
     // With JSON output.
-    let mut command = dapbox(&["pair", "--dir", text(&kept), "-o", "json"]);
+    let mut command = dapbox(&["pair", "--no-collector", "--dir", text(&kept), "-o", "json"]);
     let mut process = Running::spawn(command.stdout(Stdio::piped()));
     let mut line = String::new();
     BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();

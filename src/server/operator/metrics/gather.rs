@@ -2,25 +2,17 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{Family, Kind, Labels, Metric, Value, process};
+use super::{Family, Kind, Metric, gauge, process, results, set::MetricSet};
 use crate::operator::{context::MonitorContext, overview};
 use dapbox_aggregator::{
     counters,
     views::overview::{Overview, TaskView},
 };
-use dapbox_protocol::{
-    model::{Role, Time},
-    wire,
-};
-use dapbox_store::latency::LatencyHistogram;
+use dapbox_protocol::{model::Role, wire};
 use dapbox_support::Part;
 
 const fn counter(name: &'static str, help: &'static str) -> Metric {
     Metric { name, kind: Kind::Counter, help }
-}
-
-const fn gauge(name: &'static str, help: &'static str) -> Metric {
-    Metric { name, kind: Kind::Gauge, help }
 }
 
 const fn histogram(name: &'static str, help: &'static str) -> Metric {
@@ -168,41 +160,21 @@ pub const METRICS: &[Metric] = &[
     KEY_UNTIL,
     CERTIFICATE,
     CERTIFICATE_ERROR,
+    results::WINDOWS,
+    results::LAST_COLLECTED,
+    results::LATEST,
+    results::REPORT_COUNT,
+    results::NEXT_DEADLINE,
+    results::WEBHOOK_QUEUE,
     CPU,
     MEMORY,
     FILES,
     MAX_FILES,
 ];
 
-/// The metrics of one scrape, being filled.
-struct MetricSet(Vec<Family>);
-
-impl MetricSet {
-    fn put(&mut self, metric: Metric, labels: Labels, value: Value) {
-        let family = self.0.iter_mut().find(|family| family.metric == metric);
-        family.expect("every metric is listed").values.push((labels, value));
-    }
-
-    fn whole(&mut self, metric: Metric, labels: &[(&'static str, &str)], value: impl TryInto<u64>) {
-        let labels = labels.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
-        self.put(metric, labels, Value::Whole(value.try_into().unwrap_or(u64::MAX)));
-    }
-
-    fn time(&mut self, metric: Metric, labels: &[(&'static str, &str)], time: Option<Time>) {
-        if let Some(time) = time {
-            self.whole(metric, labels, time.0);
-        }
-    }
-
-    fn spread(&mut self, metric: Metric, labels: &[(&'static str, &str)], latencies: &LatencyHistogram) {
-        let labels = labels.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
-        self.put(metric, labels, Value::Histogram(latencies.buckets(), latencies.total_seconds()));
-    }
-}
-
 /// All metrics with their values.
 pub fn all(ctx: &MonitorContext) -> Vec<Family> {
-    let mut gathered = MetricSet(METRICS.iter().map(|metric| Family { metric: *metric, values: Vec::new() }).collect());
+    let mut gathered = MetricSet::new(METRICS);
     let overview = overview::overview(ctx);
     server(&mut gathered, ctx, &overview);
     for view in &overview.tasks {
@@ -215,8 +187,10 @@ pub fn all(ctx: &MonitorContext) -> Vec<Family> {
     for ([request, outcome], latencies) in ctx.recorder.helper_requests() {
         gathered.spread(HELPER_REQUEST_TIME, &[("request", request), ("outcome", outcome)], latencies);
     }
+    // If the store has stopped, readiness and health say so.
+    let _ = results::gather(&mut gathered, &ctx.results);
     system(&mut gathered);
-    gathered.0
+    gathered.into_families()
 }
 
 fn server(gathered: &mut MetricSet, ctx: &MonitorContext, overview: &Overview) {
@@ -301,7 +275,7 @@ fn outside(gathered: &mut MetricSet, overview: &Overview) {
 }
 
 fn system(gathered: &mut MetricSet) {
-    gathered.put(CPU, Vec::new(), Value::Real(process::cpu().as_secs_f64()));
+    gathered.real(CPU, &[], process::cpu().as_secs_f64());
     let known = [(MEMORY, process::memory()), (FILES, process::open_files()), (MAX_FILES, process::max_files())];
     for (metric, value) in known {
         if let Some(value) = value {
