@@ -50,7 +50,7 @@ pub enum Action {
     Begin,
     /// Send the stored request, which may have reached the leader.
     Request,
-    /// Poll the collection job.
+    /// Poll the collection job. If the leader refused that, the request is sent again where this creates no second job.
     Poll,
     /// Poll the collection job, and delete it if it has no result.
     Cancel,

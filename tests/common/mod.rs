@@ -6,6 +6,8 @@ pub mod chaos;
 pub mod child;
 pub mod collecting;
 pub mod disk;
+pub mod fake_leader;
+pub mod fast_clock;
 pub mod hostile;
 pub mod process;
 pub mod raw;
@@ -18,7 +20,12 @@ pub mod skip;
 pub mod tls;
 pub mod volume;
 
-use std::{fs::File, path::Path, sync::Once, time::Duration as Span};
+use std::{
+    fs::File,
+    path::Path,
+    sync::{Arc, Once},
+    time::Duration as Span,
+};
 
 use dapbox::{
     client::Client,
@@ -30,7 +37,7 @@ use dapbox::{
         TokenHash, VdafConfig,
     },
     peer::{Peer, PeerOptions, RetryPolicy},
-    server::{Server, StartError, store_options},
+    server::{Clock, Environment, Server, StartError, SystemClock, store_options},
     store::{OpenError, Options, Store},
     support::{Failpoints, clock},
     vdaf,
@@ -55,6 +62,7 @@ pub const TEST_TIMEOUT: Span = Span::from_secs(120);
 pub struct Node {
     pub config: Config,
     pub dir: TempDir,
+    clock: Arc<dyn Clock>,
     server: Option<Server>,
 }
 
@@ -64,6 +72,11 @@ impl Node {
     }
 
     pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_at(Arc::new(SystemClock), change).await
+    }
+
+    /// Starts with another clock. Restarts keep it.
+    pub async fn start_at(clock: Arc<dyn Clock>, change: impl FnOnce(&mut Config)) -> Self {
         raise_file_limit();
         let dir = TempDir::new().unwrap();
         let mut config = Config { data_dir: dir.path().join("data"), ..Config::default() };
@@ -76,9 +89,11 @@ impl Node {
         // Independent of the free space of the machine.
         (config.disk.reserve_bytes, config.disk.ballast_bytes) = (0, 0);
         change(&mut config);
-        let server = Server::start(config.clone()).await.unwrap();
+        let environment = Environment { clock: clock.clone(), peers: None };
+        let options = Options { migrate: true, ..store_options(&config) };
+        let server = Server::start_in(environment, config.clone(), options).await.unwrap();
         config.listen = server.address();
-        Self { config, dir, server: Some(server) }
+        Self { config, dir, clock, server: Some(server) }
     }
 
     /// Restarts with failure points.
@@ -117,7 +132,8 @@ impl Node {
         let deadline = std::time::Instant::now() + TEST_TIMEOUT;
         let locked = |error: &StartError| matches!(error, StartError::Open { error: OpenError::Locked, .. });
         self.server = loop {
-            match Server::start_with(self.config.clone(), options.clone()).await {
+            let environment = Environment { clock: self.clock.clone(), peers: None };
+            match Server::start_in(environment, self.config.clone(), options.clone()).await {
                 Ok(server) => break Some(server),
                 // See `until_unlocked`.
                 Err(error) if locked(&error) && std::time::Instant::now() < deadline => {

@@ -100,6 +100,10 @@ impl StepJob {
                 Some((request, Some(location))) if action == Action::Cancel => {
                     self.cancel(ctx, &collector, request, location).await
                 }
+                // The leader may not have the job: a proxy accepted the request in its place, or the leader was restored.
+                Some((request, Some(location))) if is_refused(state) && is_chosen(&collector, request, location) => {
+                    self.request(ctx, &collector, request).await
+                }
                 Some((request, Some(location))) => self.poll(ctx, &collector, request, location).await,
                 Some((request, None)) => self.request(ctx, &collector, request).await,
                 None => Ok(Performed { outcome: Outcome::Done, exchange: None }),
@@ -370,6 +374,15 @@ impl StepJob {
         }
         storing::apply(ctx, self.key(), request, event, content).await.map(drop)
     }
+}
+
+fn is_refused(state: &WindowState) -> bool {
+    matches!(state, WindowState::Refused { .. })
+}
+
+/// Whether this side chose the path of the collection job, so that the same request creates no second one.
+fn is_chosen(collector: &Collector, request: &CollectionRequest, location: &str) -> bool {
+    collector.chosen_location(&request.id).as_deref() == Some(location)
 }
 
 /// The request that the leader may have, and the path of its collection job.
