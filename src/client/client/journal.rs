@@ -19,6 +19,8 @@ use bytes::Bytes;
 const LOG: &str = "log";
 /// File name prefix of reports in flight.
 const SENT: &str = "sent-";
+/// The file with reports in flight while it is written. A killed process may leave a part of it, which was never sent.
+const UNSENT: &str = "unsent";
 /// Prefix of the first line of a log, before the identity of the upload.
 const FORMAT: &str = "dapbox upload 1 ";
 
@@ -107,8 +109,10 @@ impl Journal {
             bytes.extend_from_slice(&number.to_be_bytes());
         }
         bytes.extend_from_slice(request);
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.sent(number))?;
+        let unsent = self.dir.join(UNSENT);
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unsent)?;
         file.write_all(&bytes)?;
+        fs::rename(&unsent, self.sent(number))?;
         state.sent.insert(number, rows.iter().copied().collect());
         Ok(())
     }
@@ -158,7 +162,7 @@ impl Journal {
                 Some((rows, request)) if !rows.iter().all(|row| self.is_settled(*row)) => {
                     found.push(InFlight { number, rows, request });
                 }
-                // A truncated file was never sent.
+                // An earlier release wrote it in place: a truncated file was never sent.
                 _ => fs::remove_file(self.sent(number))?,
             }
         }
@@ -217,11 +221,13 @@ mod tests {
         journal.record_sent(&[5], b"third").unwrap();
         drop(journal);
 
-        // Simulate a kill while writing a line, and while writing a file.
+        // Simulate a kill while writing a line, and while writing a file, also by an earlier release.
         let mut log = OpenOptions::new().append(true).open(path.join(LOG)).unwrap();
         log.write_all(b"a 4").unwrap();
         drop(log);
         fs::write(path.join(format!("{SENT}{:020}", 9)), [0, 0, 0]).unwrap();
+        let whole = fs::read(path.join(format!("{SENT}{:020}", 1))).unwrap();
+        fs::write(path.join(UNSENT), &whole[..whole.len() - 1]).unwrap();
         assert!(Journal::resume(&path, "y").is_err());
         let journal = Journal::resume(&path, "x").unwrap();
         assert_eq!((journal.settled(), journal.is_settled(3), journal.is_settled(4)), ((1, 1), true, false));
