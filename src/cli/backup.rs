@@ -18,15 +18,16 @@ use super::{
 use crate::{
     aggregator::offline::Offline,
     config::Config,
+    model::Role,
     server,
-    store::{self, BackupContents, BackupOptions, TaskContents},
+    store::{self, BackupContents, BackupOptions, CollectorContents, TaskContents},
 };
 
 /// Arguments of `dapbox backup`.
 #[derive(Debug, clap::Args)]
 #[command(
     args_conflicts_with_subcommands = true,
-    after_help = "A backup is a consistent snapshot of tasks, HPKE keys, reports and sums. The server keeps running. \
+    after_help = "A backup is a consistent snapshot of tasks, HPKE keys, reports, sums and results. The server keeps running. \
     Protect a backup like the data directory.\n\n\
     Examples:\n  \
     dapbox backup --out monday.backup\n  \
@@ -106,7 +107,7 @@ async fn create(args: CreateArgs) -> Outcome {
     let contents = tokio::task::spawn_blocking(move || verify_reader(File::open(path)?)).await??;
     partial.keep(&target)?;
     let (bytes, moment) = (style::count(contents.bytes), timestamp::show(contents.moment));
-    let tasks = style::counted(contents.tasks.len() as u64, "task");
+    let tasks = style::counted((contents.tasks.len() + contents.collector_tasks.len()) as u64, "task");
     args.output
         .print(&contents, || format!("Backed up {tasks} to {}: {bytes} bytes, as of {moment}.", target.display()))
 }
@@ -211,7 +212,7 @@ fn describe(contents: &BackupContents, style: Style) -> String {
         ),
         format!(
             "Contents: {}, {}, {} and {}, {} bytes.",
-            style::counted(contents.tasks.len() as u64, "task"),
+            style::counted((contents.tasks.len() + contents.collector_tasks.len()) as u64, "task"),
             style::counted(contents.removed_tasks, "removed task"),
             style::counted(contents.hpke_keys, "HPKE key"),
             style::counted(contents.records, "record"),
@@ -222,7 +223,14 @@ fn describe(contents: &BackupContents, style: Style) -> String {
         lines.push(style.bad("It includes the key that encrypts the secrets."));
     }
     lines.extend(contents.tasks.iter().map(|task| describe_task(task, style)));
+    lines.extend(contents.collector_tasks.iter().map(|task| describe_collector_task(task, style)));
     lines.join("\n")
+}
+
+fn describe_collector_task(task: &CollectorContents, style: Style) -> String {
+    let (windows, results) = (style::counted(task.windows, "window"), style::counted(task.results, "result"));
+    let id = style.bold(&task.id.to_string());
+    format!("\n{id}  {}\n  {}", show::role(Role::Collector), style.dim(&format!("{windows}, {results}")))
 }
 
 fn describe_task(task: &TaskContents, style: Style) -> String {

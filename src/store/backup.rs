@@ -15,7 +15,7 @@ pub(super) use changes::ChangeTracker;
 pub use create::{BackupOptions, BackupSummary};
 pub use format::{FormatError, Header};
 pub use restore::{RestoreError, restore};
-pub use verify::{BackupContents, TaskContents, VerifyError, verify};
+pub use verify::{BackupContents, CollectorContents, TaskContents, VerifyError, verify};
 
 /// Why a backup fails.
 #[derive(Debug, thiserror::Error)]

@@ -106,8 +106,8 @@ use crate::latency::LatencyHistogram;
 use dapbox_support::{Failpoints, Fault, Point, fault::panic_text};
 
 pub use backup::{
-    BackupContents, BackupError, BackupOptions, BackupSummary, FormatError, Header, RestoreError, TaskContents,
-    VerifyError, restore, verify,
+    BackupContents, BackupError, BackupOptions, BackupSummary, CollectorContents, FormatError, Header, RestoreError,
+    TaskContents, VerifyError, restore, verify,
 };
 pub use collected::CollectedBatches;
 pub use collector::{CollectorRecord, CollectorState, ResultLink, WebhookEvent};

@@ -1,21 +1,24 @@
-//! A collector that is killed while it collects.
+//! A collector that is killed while it collects, and one that is restored from a backup.
 
 use std::time::Duration as Span;
 
 use dapbox::{
+    config::{Config, OptionalAddress, Seconds},
     model::{BatchMode, Duration, MaxMeasurement, Revision, VdafConfig},
+    store::{self, CollectorContents},
     support::clock,
-    vdaf::Measurement,
+    vdaf::{AggregateResult, Measurement},
     views::results::{WindowPage, WindowStatus},
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::Value;
 
 use crate::common::{
-    Pair, TEST_TIMEOUT,
+    Node, Pair, TEST_TIMEOUT,
     chaos::variable,
     collecting::every,
     process::{self, Process},
+    restore::{back_up, restore_from},
 };
 
 const HOUR: u64 = 3600;
@@ -96,6 +99,52 @@ async fn killed_collector_collects_each_window_once() {
         assert_eq!(pair.leader.status(&id).await.batches_collected, WINDOWS);
         assert_eq!(collector.errors(), Vec::<String>::new());
         collector.kill().unwrap();
+        pair.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn restored_collector_keeps_results_and_continues() {
+    for revision in Revision::ALL {
+        let vdaf = VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(8) };
+        let quick = |config: &mut Config| config.leader.min_job_size = 1;
+        let pair = Pair::start_with(revision, vdaf, BatchMode::TimeInterval, quick, |_| {}).await;
+        let mut node = Node::start_with(|config| {
+            config.results.listen = OptionalAddress(Some("127.0.0.1:0".parse().unwrap()));
+            config.results.retry_max = Seconds::millis(200);
+        })
+        .await;
+        let (parties, id) = (&pair.parties, pair.parties.id());
+        let start = clock::now().truncate(Duration(HOUR)).saturating_sub(Duration(3 * HOUR));
+        let upload = async |window: u64, number: u128| {
+            let time = start.saturating_add(Duration(window * HOUR));
+            parties.client().upload(Measurement::Number(number), Some(time)).await.unwrap();
+        };
+        let state_of = |window: usize, state: &'static str| {
+            move |windows: &[WindowStatus]| windows.get(window).is_some_and(|window| window.state == state)
+        };
+        upload(0, 10).await;
+        node.collect(&parties.collector_record(every(HOUR, start))).await;
+        node.until_windows(&id, |windows| state_of(0, "collected")(windows) && state_of(2, "pending")(windows)).await;
+        let link = node.link(id, None).await;
+        let backup = back_up(&node).await;
+        let contents = store::verify(&backup[..], |_| ()).unwrap();
+        let expected = CollectorContents { id, windows: contents.collector_tasks[0].windows, results: 1 };
+        assert_eq!(contents.collector_tasks, [expected]);
+        assert!(contents.collector_tasks[0].windows >= 3, "{contents:?}");
+
+        // The backup has the requests of the second and the third window. They are repeated, and the leader has their results.
+        upload(1, 20).await;
+        node.until_windows(&id, state_of(1, "collected")).await;
+        restore_from(&mut node, &backup).await;
+        upload(2, 30).await;
+        node.until_windows(&id, |windows| (0..3).all(|window| state_of(window, "collected")(windows))).await;
+        let number = |sum: u128| (1, AggregateResult::Number(sum));
+        assert_eq!(node.results(&id).await, [(0, number(10)), (1, number(20)), (2, number(30))].into());
+        let (status, page) = node.results_page(&link.path).await;
+        assert_eq!(status, 200, "{page}");
+        assert_eq!(pair.leader.status(&id).await.batches_collected, 3);
+        node.stop().await;
         pair.stop().await;
     }
 }

@@ -58,8 +58,21 @@ pub struct BackupContents {
     pub hpke_keys: u64,
     /// The number of removed tasks.
     pub removed_tasks: u64,
-    /// The tasks.
+    /// The tasks of the aggregator.
     pub tasks: Vec<TaskContents>,
+    /// The tasks that the server collects.
+    pub collector_tasks: Vec<CollectorContents>,
+}
+
+/// The content of a backup for one task that the server collects.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CollectorContents {
+    /// The task's id.
+    pub id: TaskId,
+    /// Stored windows. The server derives the upcoming ones from the schedule.
+    pub windows: u64,
+    /// Results, including those that could not be opened.
+    pub results: u64,
 }
 
 /// The content of a backup for one task.
@@ -114,6 +127,7 @@ pub fn verify(input: impl Read, mut read: impl FnMut(u64)) -> Result<BackupConte
         hpke_keys: tally.rows_of(table::KEYS.0.prefix),
         removed_tasks: tally.rows_of(table::REMOVED.prefix),
         tasks: tally.tasks(),
+        collector_tasks: tally.collector_tasks(),
     })
 }
 
@@ -134,7 +148,7 @@ pub(super) fn check_row(key: &[u8], value: &[u8]) -> Result<(), VerifyError> {
 type Check = fn(&[u8], &[u8]) -> Result<(), RowError>;
 
 /// The checks of the tables.
-const TABLES: [(u8, Check); 28] = [
+const TABLES: [(u8, Check); 34] = [
     (table::SEQUENCES.prefix, |key, value| decodes(&table::SEQUENCES, key, value)),
     (table::TASKS.0.prefix, |key, value| check_encrypted(&table::TASKS, key, value)),
     (table::REMOVED.prefix, |key, value| decodes(&table::REMOVED, key, value)),
@@ -163,6 +177,12 @@ const TABLES: [(u8, Check); 28] = [
     (table::PEERS.0.prefix, |key, value| check_encrypted(&table::PEERS, key, value)),
     (table::RESULTS.prefix, |key, value| decodes(&table::RESULTS, key, value)),
     (table::TASK_NAMES.prefix, |key, value| decodes(&table::TASK_NAMES, key, value)),
+    (table::COLLECTORS.0.prefix, |key, value| check_encrypted(&table::COLLECTORS, key, value)),
+    (table::WINDOWS.prefix, |key, value| decodes(&table::WINDOWS, key, value)),
+    (table::WINDOW_RESULTS.prefix, |key, value| decodes(&table::WINDOW_RESULTS, key, value)),
+    (table::SEALED_RESULTS.prefix, |key, value| decodes(&table::SEALED_RESULTS, key, value)),
+    (table::RESULT_LINKS.prefix, |key, value| decodes(&table::RESULT_LINKS, key, value)),
+    (table::WEBHOOK_EVENTS.prefix, |key, value| decodes(&table::WEBHOOK_EVENTS, key, value)),
 ];
 
 fn decodes<K: Key, V: Serialize + DeserializeOwned>(
@@ -183,6 +203,17 @@ fn check_encrypted<K: Key, V: Serialize + DeserializeOwned>(
     table.0.read_key(key)?;
     table.check(value)
 }
+
+/// The tables of which the rows are counted.
+const COUNTED_AS_ROWS: [u8; 7] = [
+    table::COLLECTED.prefix,
+    table::KEYS.0.prefix,
+    table::REMOVED.prefix,
+    table::COLLECTORS.0.prefix,
+    table::WINDOWS.prefix,
+    table::WINDOW_RESULTS.prefix,
+    table::SEALED_RESULTS.prefix,
+];
 
 /// The counts of the rows read so far. They are kept per row, because a row may still change.
 #[derive(Default)]
@@ -209,7 +240,7 @@ impl Tally {
             table::DEAD.read(value)?.iter().map(|byte| u64::from(byte.count_ones())).sum()
         } else if prefix == table::BUCKETS.prefix {
             table::BUCKETS.read(value)?.count
-        } else if [table::COLLECTED.prefix, table::KEYS.0.prefix, table::REMOVED.prefix].contains(&prefix) {
+        } else if COUNTED_AS_ROWS.contains(&prefix) {
             1
         } else {
             return Ok(());
@@ -234,9 +265,14 @@ impl Tally {
         rows.take_while(move |(key, _)| key.starts_with(prefix)).map(|(_, count)| *count)
     }
 
+    /// The sum of the counts of a task's rows in a table.
+    fn sum(&self, prefix: u8, id: &TaskId) -> u64 {
+        self.of(&[&[prefix], &id.as_bytes()[..]].concat()).sum()
+    }
+
     fn tasks(&self) -> Vec<TaskContents> {
         let task = |(id, described): (&TaskId, &Option<(Revision, Role)>)| {
-            let sum = |prefix: u8| -> u64 { self.of(&[&[prefix], &id.as_bytes()[..]].concat()).sum() };
+            let sum = |prefix: u8| self.sum(prefix, id);
             TaskContents {
                 id: *id,
                 revision: described.map(|(revision, _)| revision),
@@ -249,6 +285,18 @@ impl Tally {
         };
         self.tasks.iter().map(task).collect()
     }
+
+    fn collector_tasks(&self) -> Vec<CollectorContents> {
+        let table = &table::COLLECTORS.0;
+        let rows = self.counts.range(vec![table.prefix]..).take_while(|(key, _)| key.first() == Some(&table.prefix));
+        let ids = rows.filter_map(|(key, _)| table.read_key(key).ok());
+        let contents = |id: TaskId| CollectorContents {
+            id,
+            windows: self.sum(table::WINDOWS.prefix, &id),
+            results: self.sum(table::WINDOW_RESULTS.prefix, &id) + self.sum(table::SEALED_RESULTS.prefix, &id),
+        };
+        ids.map(contents).collect()
+    }
 }
 
 #[cfg(test)]
@@ -259,5 +307,7 @@ mod tests {
     fn checks_rows_of_every_table() {
         let has = |prefix| TABLES.iter().any(|(of, _)| *of == prefix);
         assert!(table::TASK_TABLE_PREFIXES.into_iter().all(has));
+        assert!(table::COLLECTOR_TABLE_PREFIXES.into_iter().all(has));
+        assert!(has(table::RESULT_LINKS.prefix));
     }
 }
