@@ -1,7 +1,9 @@
 //! Pages, files, links and webhooks of a server that collects.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    process::Command,
     sync::{Arc, Mutex},
 };
 
@@ -19,6 +21,7 @@ use warp::Filter;
 use crate::common::{
     self, Node, Pair, TEST_TIMEOUT,
     collecting::{every, webhook_secret},
+    skip,
 };
 
 const HOUR: u64 = 3600;
@@ -96,6 +99,40 @@ async fn files_equal_plain_sums_of_uploads() {
     pair.stop().await;
 }
 
+/// A Python that has pandas: Debian's, or one in `PATH`.
+fn python_with_pandas() -> Option<PathBuf> {
+    let found = [skip::find_program("python3"), Some(PathBuf::from("/usr/bin/python3"))];
+    let has_pandas = |python: &PathBuf| {
+        Command::new(python).args(["-c", "import pandas"]).output().is_ok_and(|output| output.status.success())
+    };
+    found.into_iter().flatten().find(has_pandas)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pandas_reads_the_csv_address() {
+    let python = python_with_pandas();
+    if !skip::has_all(if python.is_some() { "" } else { "pandas" }) {
+        return;
+    }
+    let python = python.unwrap();
+    let (pair, mut node, sums) = collected(Vec::new()).await;
+    let address = node.server().results_address().unwrap();
+    let url = format!("http://{address}/tasks/{}.csv", pair.parties.id());
+    // The one line of docs/results.md, and what follows.
+    let script = "import sys, pandas as pd\n\
+        frame = pd.read_csv(sys.argv[1], parse_dates=['start', 'end'])\n\
+        assert str(frame.start.dtype).startswith('datetime64'), frame.dtypes\n\
+        print(frame.groupby('position').value.sum().tolist())";
+    let run = move || Command::new(python).env("no_proxy", "*").args(["-c", script, &url]).output().unwrap();
+    let output = tokio::task::spawn_blocking(run).await.unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{error}");
+    let found: Vec<u128> = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(found, sums);
+    node.stop().await;
+    pair.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn openapi_describes_the_listener() {
     let (pair, mut node, _) = collected(Vec::new()).await;
@@ -168,17 +205,22 @@ type Notification = (String, Vec<u8>);
 struct Receiver {
     url: String,
     received: Arc<Mutex<Vec<Notification>>>,
+    /// The body of the refused one.
+    refused: Arc<Mutex<Option<Vec<u8>>>>,
 }
 
 impl Receiver {
     async fn start() -> Self {
         let received: Arc<Mutex<Vec<Notification>>> = Arc::default();
-        let (shared, refused) = (received.clone(), Arc::new(Mutex::new(false)));
+        let refused: Arc<Mutex<Option<Vec<u8>>>> = Arc::default();
+        let (shared, first) = (received.clone(), refused.clone());
         let hook = warp::post().and(warp::path("hook")).and(warp::header("dapbox-signature")).and(warp::body::bytes());
         let hook = hook.map(move |signature: String, body: bytes::Bytes| {
-            let is_first = !std::mem::replace(&mut *refused.lock().unwrap(), true);
-            if !is_first {
-                shared.lock().unwrap().push((signature, body.to_vec()));
+            let mut first = first.lock().unwrap();
+            let is_first = first.is_none();
+            match is_first {
+                true => *first = Some(body.to_vec()),
+                false => shared.lock().unwrap().push((signature, body.to_vec())),
             }
             let status = if is_first { 500 } else { 204 };
             warp::reply::with_status("", warp::http::StatusCode::from_u16(status).unwrap())
@@ -186,7 +228,7 @@ impl Receiver {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/hook", listener.local_addr().unwrap());
         tokio::spawn(warp::serve(hook).incoming(listener).run());
-        Self { url, received }
+        Self { url, received, refused }
     }
 }
 
@@ -202,6 +244,7 @@ async fn webhook_receives_signed_notifications() {
     }
     let received = receiver.received.lock().unwrap().clone();
     let key = hmac::Key::new(hmac::HMAC_SHA256, webhook_secret().expose());
+    let mut ids = BTreeSet::new();
     for (header, body) in &received {
         let (time, signature) = header.strip_prefix("t=").unwrap().split_once(",v1=").unwrap();
         let signed = [time.as_bytes(), b".", body].concat();
@@ -210,7 +253,11 @@ async fn webhook_receives_signed_notifications() {
         let body: Value = serde_json::from_slice(body).unwrap();
         assert_eq!(body["type"], "result.collected");
         assert_eq!(body["task"]["id"], pair.parties.id().to_string());
+        assert!(ids.insert(body["id"].as_str().unwrap().to_owned()), "each notification has its own id");
     }
+    let refused = receiver.refused.lock().unwrap().clone().unwrap();
+    let refused: Value = serde_json::from_slice(&refused).unwrap();
+    assert!(ids.contains(refused["id"].as_str().unwrap()), "a repetition has the id of the first attempt");
     let outcomes = node.test_webhooks(pair.parties.id()).await;
     assert!(outcomes.len() == 1 && outcomes[0].status == Some(204), "{outcomes:?}");
     node.stop().await;

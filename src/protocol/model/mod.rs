@@ -20,7 +20,7 @@ pub use base_url::BaseUrl;
 pub use batch::{BatchSelector, Bucket, Checksum, FixedSizeQuery, PartialBatchSelector, Query};
 pub use collection::{AggregateShareReq, Collection, CollectionReq, ForwardedCollectionReq};
 pub use hpke::{HpkeCiphertext, HpkeConfig, KeyState};
-pub use ids::{AggregateShareId, AggregationJobId, BatchId, CollectionJobId, ReportId, TaskId};
+pub use ids::{AggregateShareId, AggregationJobId, BatchId, CollectionJobId, Id, ReportId, TaskId};
 pub use job::{AggregationJobInitReq, PrepareInit, PrepareOutcome, PrepareResp};
 pub use noise::Epsilon;
 pub use report::{Extension, PlaintextInputShare, Report, ReportError, ReportMetadata, ReportShare};

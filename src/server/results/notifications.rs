@@ -1,8 +1,15 @@
 //! The notifications of a task: which change of a window is one, and its text.
 
+use dapbox_protocol::model::{Id, Time};
 use dapbox_results::{Window, WindowState};
 use dapbox_store::CollectorRecord;
 use serde_json::json;
+
+/// The kind of [`NotificationId`].
+enum NotificationKind {}
+
+/// Identifies a notification. It is the same in all repetitions, so that a receiver can ignore them.
+type NotificationId = Id<NotificationKind, 16>;
 
 /// What a notification says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,9 +51,10 @@ impl Notification {
         }
     }
 
-    /// The JSON text of the notification.
-    pub fn body(self, record: &CollectorRecord, window: Option<&Window>, now: dapbox_protocol::model::Time) -> String {
+    /// The JSON text of a new notification.
+    pub fn body(self, record: &CollectorRecord, window: Option<&Window>, now: Time) -> String {
         json!({
+            "id": NotificationId::random(),
             "type": self.name(),
             "time": now,
             "task": { "id": record.public.id, "name": record.name },
