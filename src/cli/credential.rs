@@ -1,5 +1,7 @@
 //! Collector credential files of Divvi Up (`divviup collector-credential generate`).
 
+mod stated;
+
 use std::path::Path;
 
 use serde::Deserialize;
@@ -10,6 +12,8 @@ use crate::{
     model::{HpkeConfig, Secret},
     wire::parse_bytes,
 };
+
+pub use stated::CredentialArgs;
 
 /// Maximum size of the file, in bytes. Typical files have a few hundred.
 const MAX_BYTES: u64 = 64 << 10;

@@ -30,7 +30,7 @@ use crate::{
     after_help = "Starts a leader and a helper in one process, on loopback only, with a common task, and prints commands \
     for another terminal. The leader's server is also the collector: it collects every minute and shows the results. With \
     --no-collector, 'dapbox collect' does; a batch is collected once. The data is deleted at the end. With --dir it is kept: \
-    the same directory resumes the same task on the same ports.\n\n\
+    the same directory resumes the same task on the same ports, with or without the collector.\n\n\
     Examples:\n  \
     dapbox pair\n  \
     dapbox pair --example\n  \
@@ -146,6 +146,7 @@ fn check_matches(args: &Args, files: &TaskFiles, ports: [u16; 2]) -> Outcome {
         ("--max-batch-size", batch.max_batch_size.is_some_and(|wanted| Some(wanted) != max_batch_size)),
         ("--batch-time-window", batch.batch_time_window.is_some_and(|wanted| Some(wanted) != window)),
         ("--time-precision", batch.time_precision.is_some_and(|wanted| wanted.0 != task.time_precision.as_secs())),
+        ("--no-collector", args.no_collector && collects(files)),
         ("--port-base", args.port_base.is_some_and(|base| [base, base + 1] != ports)),
     ];
     match contradictions.iter().find(|(_, contradicts)| *contradicts) {
@@ -173,15 +174,16 @@ async fn set_up(args: &Args, directory: &WorkDir, pair: &Pair, existing: Option<
             let urls = [&pair.leader, &pair.helper].map(|node| node.url(revision));
             let task = task::parameters(revision, urls, args.vdaf.configure()?, &batch)?;
             let mut files = TaskFiles::generate(task, &VerifyKey::default())?;
-            if !args.no_collector {
-                collect_often(&mut files.collector);
+            match args.no_collector {
+                true => files.collector.schedule = None,
+                false => collect_often(&mut files.collector),
             }
             files.write(directory.path())?;
             files
         }
     };
     pair.add(&files, false).await?;
-    let record = files.collector.collector_record(clock::now()).filter(|_| !args.no_collector);
+    let record = files.collector.collector_record(clock::now()).filter(|_| collects(&files));
     let results = match record {
         Some(record) => pair.leader.collect(&record).await?,
         None => None,
@@ -190,6 +192,11 @@ async fn set_up(args: &Args, directory: &WorkDir, pair: &Pair, existing: Option<
         Format::Text => print_instructions(directory, pair, &files, results.as_deref()),
         Format::Json => print(description(directory, pair, &files, results)),
     }?)
+}
+
+/// Whether the pair has a collector: whether its file has a schedule.
+fn collects(files: &TaskFiles) -> bool {
+    files.collector.schedule.is_some()
 }
 
 /// Sets a schedule that shows results soon after an upload. A minute without reports is joined with the next one.

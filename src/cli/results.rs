@@ -13,7 +13,7 @@ use super::{Failure, Outcome, control::Control};
 use crate::{config::Config, views::results::CollectorTaskStatus};
 
 pub use client::{add, add_to_server, remove, statuses, tasks};
-pub use list::{describe as describe_task, table as task_table};
+pub use list::{describe as describe_task, titled_table as titled_task_table};
 
 /// The subcommands of `dapbox results`.
 #[derive(Debug, clap::Subcommand)]

@@ -4,17 +4,25 @@ mod view;
 
 use std::{io::IsTerminal, time::Duration as Span};
 
+use serde::Serialize;
+
 use super::{
     Failure, Outcome,
     args::{ConfigArgs, Format, OutputArgs, parse_duration},
     control::Socket,
+    results,
     screen::{Screen, ScreenEvent},
     signals::StopSignals,
     style::{Style, print, try_print},
 };
 use crate::{
     config::Config,
-    views::overview::{Overview, TaskView},
+    model::TaskId,
+    store::name::TaskName,
+    views::{
+        overview::{Overview, TaskView},
+        results::CollectorTaskStatus,
+    },
 };
 
 /// Arguments of `dapbox status`.
@@ -51,7 +59,7 @@ pub async fn run(args: Args) -> Outcome {
     let config = args.config.load(None)?;
     let source = Source { socket: Socket::new(config.control_socket())?, config, task: args.task.clone() };
     if !args.watch {
-        return Ok(print(args.print(&source.overview().await?, true)?)?);
+        return Ok(print(args.print(&source.snapshot().await?, true)?)?);
     }
     match args.output.format {
         Format::Text if std::io::stdout().is_terminal() => redraw_screen(&args, &source).await,
@@ -60,16 +68,42 @@ pub async fn run(args: Args) -> Outcome {
 }
 
 impl Args {
-    fn print(&self, overview: &Overview, pretty: bool) -> Result<String, Failure> {
+    fn print(&self, snapshot: &Snapshot, pretty: bool) -> Result<String, Failure> {
         Ok(match self.output.format {
-            Format::Text => view::overview(overview, self.task.is_some(), Style::stdout()),
-            Format::Json if pretty => serde_json::to_string_pretty(overview)?,
-            Format::Json => serde_json::to_string(overview)?,
+            Format::Text => view::snapshot(snapshot, self.task.is_some(), Style::stdout()),
+            Format::Json if pretty => serde_json::to_string_pretty(snapshot)?,
+            Format::Json => serde_json::to_string(snapshot)?,
         })
     }
 }
 
-/// The source of the overview.
+/// What the command shows.
+#[derive(Serialize)]
+struct Snapshot {
+    /// The server and the tasks of the aggregator.
+    #[serde(flatten)]
+    overview: Overview,
+    /// The tasks that the server collects.
+    collected: Vec<CollectorTaskStatus>,
+}
+
+impl Snapshot {
+    /// Removes all tasks but the one with this name or first characters of its id.
+    fn retain(&mut self, task: &str) {
+        let is_called = |name: &Option<TaskName>| name.as_ref().is_some_and(|name| name.as_str() == task);
+        let is_meant = |name: &Option<TaskName>, id: &TaskId, has_name: bool| match has_name {
+            true => is_called(name),
+            false => id.to_string().starts_with(task),
+        };
+        let (tasks, collected) = (&mut self.overview.tasks, &mut self.collected);
+        let has_name = tasks.iter().any(|view: &TaskView| is_called(&view.status.name))
+            || collected.iter().any(|task| is_called(&task.name));
+        tasks.retain(|view| is_meant(&view.status.name, &view.status.id, has_name));
+        collected.retain(|task| is_meant(&task.name, &task.id, has_name));
+    }
+}
+
+/// The source of snapshots.
 struct Source {
     socket: Socket,
     config: Config,
@@ -77,7 +111,7 @@ struct Source {
 }
 
 impl Source {
-    async fn overview(&self) -> Result<Overview, Failure> {
+    async fn snapshot(&self) -> Result<Snapshot, Failure> {
         if !self.socket.is_alive().await? {
             return Err(Failure::new(format!(
                 "no server is running on {} (hint: start it with 'dapbox serve', or set --config or --data-dir; 'dapbox \
@@ -85,19 +119,15 @@ impl Source {
                 self.config.data_dir.display()
             )));
         }
-        let mut overview = self.socket.overview().await?;
+        let (overview, collected) = (self.socket.overview().await?, results::tasks(&self.socket).await?);
+        let mut snapshot = Snapshot { overview, collected };
         if let Some(task) = &self.task {
-            let is_called = |view: &TaskView| view.status.name.as_ref().is_some_and(|name| name.as_str() == task);
-            let has_name = overview.tasks.iter().any(is_called);
-            overview.tasks.retain(|view| match has_name {
-                true => is_called(view),
-                false => view.status.id.to_string().starts_with(task),
-            });
-            if overview.tasks.is_empty() {
+            snapshot.retain(task);
+            if snapshot.overview.tasks.is_empty() && snapshot.collected.is_empty() {
                 return Err(Failure::new(format!("unknown task {task} (hint: 'dapbox task list' shows all)")));
             }
         }
-        Ok(overview)
+        Ok(snapshot)
     }
 }
 
@@ -105,7 +135,7 @@ async fn print_repeatedly(args: &Args, source: &Source) -> Outcome {
     let mut signals = StopSignals::new()?;
     loop {
         let text = tokio::select! {
-            overview = source.overview() => args.print(&overview?, false)?,
+            snapshot = source.snapshot() => args.print(&snapshot?, false)?,
             _ = signals.next() => return Ok(()),
         };
         let between = if args.output.format == Format::Text { "\n" } else { "" };
@@ -121,7 +151,7 @@ async fn print_repeatedly(args: &Args, source: &Source) -> Outcome {
 
 async fn redraw_screen(args: &Args, source: &Source) -> Outcome {
     // The first error is printed on the normal screen.
-    let mut text = args.print(&source.overview().await?, false)?;
+    let mut text = args.print(&source.snapshot().await?, false)?;
     let mut signals = StopSignals::new()?;
     let below = Style::stdout().dim("q: quit");
     let mut screen = Screen::open(Style::stdout().ellipsis())?;
@@ -129,7 +159,7 @@ async fn redraw_screen(args: &Args, source: &Source) -> Outcome {
         screen.draw(&text, &below)?;
         let next = async {
             tokio::time::sleep(args.every).await;
-            source.overview().await.and_then(|overview| args.print(&overview, false))
+            source.snapshot().await.and_then(|snapshot| args.print(&snapshot, false))
         };
         tokio::select! {
             // A restarted server is shown again.

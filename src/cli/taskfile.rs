@@ -170,6 +170,26 @@ pub struct CollectorPart {
 }
 
 impl Parameters {
+    /// The parameters of a task with an unknown expiry age that is not in-band.
+    pub fn of(task: TaskParameters) -> Self {
+        Self {
+            id: task.id,
+            revision: task.revision,
+            info: task.info,
+            leader_url: task.leader_url,
+            helper_url: task.helper_url,
+            min_batch_size: task.min_batch_size,
+            time_precision: Seconds::new(task.time_precision.0),
+            starts: task.task_interval.map(|interval| interval.start()),
+            expires: task.task_interval.map(|interval| interval.end()).or(task.task_expiration),
+            report_expiry_age: None,
+            noise: task.noise,
+            configuration: None,
+            batch: task.batch_mode,
+            vdaf: task.vdaf,
+        }
+    }
+
     /// Returns the parameters for the client, the collector and the aggregators.
     pub fn parameters(&self) -> TaskParameters {
         let task = self.clone();

@@ -93,6 +93,7 @@ async fn collects_with_divvi_up_credential() {
             assert_eq!((&collected["result"], &collected["report_count"]), (&json!(2), &json!(3)), "{collected}");
         }
 
+        collects_on_schedule(dir.path(), &file, &client_file, &id, &leader);
         refused(&[&stated[..], &["--task", "collector.toml"]].concat(), 2);
         let error = refused(&[&of_file[..], &["--vdaf", "count"]].concat(), 2);
         assert!(error.contains("the file of --task"), "{error}");
@@ -106,6 +107,36 @@ async fn collects_with_divvi_up_credential() {
     .await
     .unwrap();
     pair.stop().await;
+}
+
+/// `task add` makes a server the collector of the task, from stated parameters or from the clients' file.
+fn collects_on_schedule(dir: &Path, credential: &Path, client_file: &Path, id: &str, leader: &str) {
+    let (data, written, other) = (dir.join("data"), dir.join("collector.toml"), dir.join("other-data"));
+    [&data, &other].iter().for_each(|dir| fs::create_dir(dir).unwrap());
+    let add = ["task", "add", "--data-dir", text(&data), "--credential", text(credential)];
+    let helper = file_value(client_file, "helper_url");
+    let stated = [&add[..], &[id, "--leader", leader, "--vdaf", "count", "--time-precision", "1h"]].concat();
+    assert!(refused(&stated, 2).contains("--helper"));
+    let stated = [&stated[..], &["--helper", &helper]].concat();
+    assert!(refused(&stated, 2).contains("--min-batch-size"));
+    let stated = [&stated[..], &["--min-batch-size", "1", "--write", text(&written)]].concat();
+    let added = json(&stated);
+    assert_eq!((&added["role"], &added["done"]), (&json!("collector"), &json!("added")), "{added}");
+    // The written file is the same task; its schedule may be changed.
+    let again = ["task", "add", "--data-dir", text(&data), text(&written)];
+    assert_eq!(json(&again)["done"], json!("unchanged"));
+    let mut file: toml::Table = toml::from_str(&fs::read_to_string(&written).unwrap()).unwrap();
+    file["schedule"]["every"] = "week".into();
+    fs::write(&written, toml::to_string(&file).unwrap()).unwrap();
+    assert_eq!(json(&again)["done"], json!("changed"));
+    let of_file = ["task", "add", "--data-dir", text(&other), "--credential", text(credential), text(client_file)];
+    assert_eq!(json(&of_file)["role"], json!("collector"));
+}
+
+/// A value of the table `task` of a task file.
+fn file_value(path: &Path, name: &str) -> String {
+    let file: toml::Table = toml::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    file["task"][name].as_str().unwrap().to_owned()
 }
 
 /// The public parameters of a task, in a file as clients have it.

@@ -4,16 +4,14 @@ use std::path::{Path, PathBuf};
 
 use super::super::{
     Failure,
-    args::{QueryKind, VdafArgs, parse_precision},
-    credential::Credential,
-    input,
+    credential::{Credential, CredentialArgs},
     taskfile::{Configuration, Parameters, TaskFile},
 };
 use crate::{
     collector::{CollectError, Collector, CollectorTask},
     config::Seconds,
     hpke::Keypair,
-    model::{BaseUrl, BatchMode, Duration, Epsilon, Revision, TaskId, TaskParameters, Time},
+    model::{Duration, TaskParameters, Time},
     peer::{Peer, RetryPolicy},
     support::clock,
 };
@@ -25,42 +23,12 @@ pub struct SourceArgs {
     /// The task's collector.toml; with --credential, any file of the task, such as client.toml.
     #[arg(long, value_name = "FILE", required_unless_present = "credential")]
     task: Option<PathBuf>,
-    /// Collector credential file of Divvi Up, with token and private key.
-    #[arg(long, value_name = "FILE")]
-    credential: Option<PathBuf>,
     #[command(flatten)]
-    stated: TaskParameterArgs,
-}
-
-/// The parameters of a DAP-09 task without a file.
-#[derive(Clone, Debug, clap::Args)]
-struct TaskParameterArgs {
-    /// Leader's DAP URL, including the path.
-    #[arg(long, value_name = "URL", help_heading = HEADING, conflicts_with = "task", requires = "credential")]
-    leader: Option<BaseUrl>,
-    /// Task id.
-    #[arg(long, value_name = "ID", help_heading = HEADING, conflicts_with = "task", requires = "credential",
-        allow_hyphen_values = true, value_parser = input::parse_task_id)]
-    task_id: Option<TaskId>,
-    /// Time precision of the task, such as 1h.
-    #[arg(long, value_name = "DURATION", help_heading = HEADING, conflicts_with = "task", requires = "credential",
-        value_parser = parse_precision)]
-    time_precision: Option<Duration>,
-    /// Batch mode. Default: time-interval.
-    #[arg(long, value_enum, value_name = "KIND", help_heading = HEADING, conflicts_with = "task",
-        requires = "credential")]
-    query: Option<QueryKind>,
-    /// Epsilon of the noise that the aggregators add, such as 0.5. Default: no noise.
-    #[arg(long, value_name = "NUMBER", help_heading = HEADING, conflicts_with = "task", requires = "credential")]
-    epsilon: Option<Epsilon>,
-    #[command(flatten)]
-    vdaf: VdafArgs,
+    credential: CredentialArgs,
 }
 
 /// The extension of the journal's file name.
 const JOBS_EXTENSION: &str = "jobs.json";
-
-const HEADING: &str = "A task without a file, with --credential";
 
 /// A task with the key that decrypts its aggregates.
 pub struct Source {
@@ -79,17 +47,14 @@ pub struct Source {
 impl SourceArgs {
     /// Reads the files.
     pub fn read(self) -> Result<Source, Failure> {
-        let credential = match self.credential {
-            Some(path) => Some((Credential::read(&path)?, path)),
-            None => None,
-        };
+        let credential = self.credential.read()?;
         let Some(path) = self.task else {
             let (credential, beside) =
                 credential.ok_or_else(|| Failure::usage("--task or --credential is required"))?;
-            let public = self.stated.parameters()?;
+            let public = self.credential.stated.parameters()?;
             return Ok(Source::with(credential, public, &beside));
         };
-        if self.stated.vdaf.is_given() {
+        if self.credential.stated.vdaf.is_given() {
             return Err(Failure::usage(
                 "the file of --task already contains the VDAF (hint: omit --vdaf and its parameters)",
             ));
@@ -123,34 +88,6 @@ impl Source {
         Ok(match &self.configuration {
             Some(Configuration(bytes)) => collector.with_advertisement(bytes),
             None => collector,
-        })
-    }
-}
-
-impl TaskParameterArgs {
-    /// Returns the parameters that a collector needs; the others are placeholders.
-    fn parameters(self) -> Result<TaskParameters, Failure> {
-        if self.vdaf.vdaf.is_none() {
-            return Err(Failure::usage("--vdaf with its parameters is required without --task"));
-        }
-        let missing = |what: &str| Failure::usage(format!("{what} is required without --task"));
-        let batch_mode = match self.query {
-            Some(QueryKind::FixedSize) => BatchMode::fixed_size(None),
-            Some(QueryKind::TimeInterval) | None => BatchMode::TimeInterval,
-        };
-        Ok(TaskParameters {
-            id: self.task_id.ok_or_else(|| missing("--task-id"))?,
-            revision: Revision::Dap09,
-            info: String::new(),
-            leader_url: self.leader.ok_or_else(|| missing("--leader"))?.into_string(),
-            helper_url: String::new(),
-            batch_mode,
-            vdaf: self.vdaf.configure()?,
-            min_batch_size: 1,
-            time_precision: self.time_precision.ok_or_else(|| missing("--time-precision"))?,
-            task_expiration: None,
-            task_interval: None,
-            noise: self.epsilon,
         })
     }
 }

@@ -20,10 +20,11 @@ pub fn check_results(context: &DoctorContext) -> Option<CheckResult> {
     if tasks.is_empty() {
         return None;
     }
+    let is_hidden = tasks.iter().all(|task| task.page.is_none()) && !context.config.results.public;
     Some(tasks.iter().find_map(|task| examine(task, clock::now())).unwrap_or_else(|| {
         let collected = tasks.iter().filter_map(|task| task.windows.get("collected")).sum::<u64>();
         let (tasks, windows) = (style::counted(tasks.len() as u64, "task"), style::counted(collected, "window"));
-        match context.config.results.listen.0.is_none() && !context.config.results.public && context.is_running() {
+        match is_hidden && context.is_running() {
             true => passed(format!("{windows} of {tasks} collected; no listener shows them (results.listen)")),
             false => passed(format!("{windows} of {tasks} collected")),
         }

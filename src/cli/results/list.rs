@@ -63,6 +63,11 @@ pub fn table(tasks: &[CollectorTaskStatus], style: Style) -> String {
     table.to_string()
 }
 
+/// A table of tasks below a title.
+pub fn titled_table(tasks: &[CollectorTaskStatus], style: Style) -> String {
+    format!("{}\n{}", style.bold("Collected by this server"), table(tasks, style))
+}
+
 /// A task's schedule and progress.
 pub fn describe(task: &CollectorTaskStatus, style: Style) -> String {
     let mut text = String::new();

@@ -2,10 +2,11 @@
 
 use std::fmt::Write;
 
+use super::Snapshot;
 use crate::{
     aggregator::counters::{self, AGGREGATE_SUCCESS, REPORT_SUCCESS},
     cli::{
-        findings, show,
+        findings, results, show,
         style::{self, Style},
         timestamp,
     },
@@ -24,15 +25,19 @@ const MAX_BATCHES: usize = 5;
 /// Width of the column of names.
 const NAME_WIDTH: usize = 14;
 
-/// Renders an overview; with `whole`, including all batches.
-pub fn overview(overview: &Overview, whole: bool, style: Style) -> String {
+/// Renders a snapshot; with `whole`, including all batches.
+pub fn snapshot(snapshot: &Snapshot, whole: bool, style: Style) -> String {
+    let Snapshot { overview, collected } = snapshot;
     let mut text = Text { text: String::new(), style };
     server(&mut text, overview);
     for view in &overview.tasks {
         text.text.push('\n');
         task(&mut text, view, overview.now, if whole { usize::MAX } else { MAX_BATCHES });
     }
-    if overview.tasks.is_empty() {
+    if !collected.is_empty() {
+        let _ = write!(text.text, "\n{}\n", results::titled_task_table(collected, style));
+    }
+    if overview.tasks.is_empty() && collected.is_empty() {
         text.text.push_str("\nNo tasks (hint: create one with 'dapbox task new').\n");
     }
     text.text
@@ -304,6 +309,10 @@ mod tests {
     };
 
     const NOW: Time = Time(1_795_305_600);
+
+    fn overview(overview: &Overview, whole: bool, style: Style) -> String {
+        snapshot(&Snapshot { overview: overview.clone(), collected: Vec::new() }, whole, style)
+    }
 
     fn view() -> TaskView {
         let batch = |hours: u64, aggregated, waiting, state| BatchView {

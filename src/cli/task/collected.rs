@@ -1,5 +1,7 @@
 //! The tasks that a server collects, in `dapbox task`.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use super::{AddArgs, RemoveArgs, confirm};
@@ -18,9 +20,9 @@ use crate::{
 };
 
 /// Makes the server the collector of a task, or changes its settings.
-pub async fn add(args: &AddArgs, file: TaskFile) -> Outcome {
+pub async fn add(args: &AddArgs, file: TaskFile, path: &Path) -> Outcome {
     let control = Control::open(&args.config.load(None)?).await?;
-    let added = add_to(&control, args, &file).await.map_err(|failure| failure.context(args.file.display()));
+    let added = add_to(&control, args, &file).await.map_err(|failure| failure.context(path.display()));
     let is_running = matches!(control, Control::Server(_));
     control.close().await;
     let added = added?;
@@ -84,12 +86,6 @@ pub fn to_json(task: &CollectorTaskStatus) -> serde_json::Result<Value> {
     let mut value = serde_json::to_value(task)?;
     value["role"] = "collector".into();
     Ok(value)
-}
-
-/// A table of tasks below a title.
-pub fn titled_table(tasks: &[CollectorTaskStatus]) -> String {
-    let style = Style::stdout();
-    format!("{}\n{}", style.bold("Collected by this server"), results::task_table(tasks, style))
 }
 
 /// Shows a task.

@@ -2,6 +2,7 @@
 
 mod close;
 mod collected;
+mod divvi_up;
 mod export;
 mod import;
 mod new;
@@ -42,7 +43,7 @@ pub enum Command {
     /// Create a task: one file for each party.
     New(Box<new::Args>),
     /// Add a task to this server, with or without it running.
-    Add(AddArgs),
+    Add(Box<AddArgs>),
     /// List this aggregator's tasks.
     #[command(after_help = "Works with or without a running server. 'dapbox status' shows more of a running one.\n\n\
         Examples:\n  \
@@ -89,11 +90,20 @@ pub enum Command {
     dapbox task add leader.toml\n  \
     dapbox task add helper.toml --role helper\n  \
     dapbox task add collector.toml\n  \
-    dapbox task add helper.toml --config /etc/dapbox/appliance.toml"
+    dapbox task add helper.toml --config /etc/dapbox/appliance.toml\n\n\
+    A task created with Divvi Up has no collector.toml. Use its credential file and the parameters that Divvi Up shows; \
+    --write writes collector.toml, in which schedule and presentation can be changed:\n  \
+    dapbox task add --credential collector-credential.json \\\n      \
+    --leader https://leader.example/dap-09/ --helper https://helper.example/ \\\n      \
+    --task-id 9GgQd3pEE6DiJtYTFyOYGDjRQzdrRaUrVL0Yn-3uAF4 --vdaf histogram \\\n      \
+    --length 10 --time-precision 1h --min-batch-size 100 --write collector.toml"
 )]
 pub struct AddArgs {
-    /// leader.toml, helper.toml or collector.toml from 'dapbox task new'.
-    file: PathBuf,
+    /// leader.toml, helper.toml or collector.toml from 'dapbox task new'; with --credential, any file of the task.
+    #[arg(id = "task", value_name = "FILE", required_unless_present = "credential")]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    divvi_up: divvi_up::Args,
     #[command(flatten)]
     role: ownership::RoleArgs,
     /// Local name of the task. Default: the name in the file.
@@ -187,7 +197,7 @@ impl<'a> TaskActionResult<'a> {
 pub async fn run(command: Command) -> Outcome {
     match command {
         Command::New(args) => new::run(*args),
-        Command::Add(args) => add(args).await,
+        Command::Add(args) => add(*args).await,
         Command::List(args) => list(args).await,
         Command::Show(args) => show(args).await,
         Command::Rename(args) => rename::run(args).await,
@@ -200,13 +210,25 @@ pub async fn run(command: Command) -> Outcome {
     }
 }
 
+impl AddArgs {
+    /// Reads the party's file, or makes that of a collector with a credential. Returns it with the path for errors.
+    fn read(&self) -> Result<(TaskFile, PathBuf), Failure> {
+        let file =
+            self.file.as_ref().map(|path| Ok::<_, Failure>((TaskFile::read(path)?, path.clone()))).transpose()?;
+        match (self.divvi_up.collector_file(file.as_ref().map(|(file, _)| file))?, file) {
+            (Some(found), _) | (None, Some(found)) => Ok(found),
+            (None, None) => Err(Failure::usage("a task file or --credential is required")),
+        }
+    }
+}
+
 async fn add(args: AddArgs) -> Outcome {
-    let file = TaskFile::read(&args.file)?;
+    let (file, path) = args.read()?;
     if file.role() == Role::Collector {
-        return collected::add(&args, file).await;
+        return collected::add(&args, file, &path).await;
     }
     let Some(task) = file.aggregator_task() else {
-        let path = args.file.display();
+        let path = path.display();
         let text = format!("{path} is the clients' file (hint: add leader.toml, helper.toml or collector.toml)");
         return Err(Failure::usage(text));
     };
@@ -215,7 +237,7 @@ async fn add(args: AddArgs) -> Outcome {
     let (id, role) = (task.public.id, show::role(task.role()));
     let add_and_find_closed =
         add_and_find_closed(&control, &[id], add_to(&control, &config, task, &args, file.name)).await;
-    let added = add_and_find_closed.map_err(|e| e.context(args.file.display()));
+    let added = add_and_find_closed.map_err(|e| e.context(path.display()));
     let target = if matches!(control, Control::Server(_)) { "to the running server" } else { "to the data directory" };
     control.close().await;
     let closed = added?.into_iter().next().map(|(_, before)| before);
@@ -276,9 +298,13 @@ async fn list(args: ListArgs) -> Outcome {
     args.output.print(&all, || match (tasks.is_empty(), collected.is_empty()) {
         (true, true) => "No tasks (hint: create one with 'dapbox task new').".to_owned(),
         (false, true) => show::task_table(&tasks, Style::stdout()),
-        (true, false) => collected::titled_table(&collected),
+        (true, false) => results::titled_task_table(&collected, Style::stdout()),
         (false, false) => {
-            format!("{}\n\n{}", show::task_table(&tasks, Style::stdout()), collected::titled_table(&collected))
+            format!(
+                "{}\n\n{}",
+                show::task_table(&tasks, Style::stdout()),
+                results::titled_task_table(&collected, Style::stdout())
+            )
         }
     })
 }

@@ -98,12 +98,40 @@ fn manages_collected_tasks_with_and_without_server() {
 
 #[test]
 fn pair_collects() {
-    let pair = Pair::start_collecting(&["--vdaf", "count"]);
+    let dir = TempDir::new().unwrap();
+    let kept = dir.path().join("pair");
+    let arguments = ["--vdaf", "count", "--dir", text(&kept)];
+    let mut pair = Pair::start_collecting(&arguments);
     assert!(pair.commands.iter().any(|command| command.contains("results windows")), "{:?}", pair.commands);
     pair.try_out("upload");
     let windows = pair.try_out("results windows");
     assert!(windows.contains("upcoming"), "{windows}");
-    let mut pair = pair;
+    let data = kept.join("leader");
+    let status = stdout(&["status", "--data-dir", text(&data)]);
+    assert!(status.contains("Collected by this server"), "{status}");
+    let status = json(&["status", "--data-dir", text(&data)]);
+    assert_eq!(status["collected"][0]["id"], status["tasks"][0]["status"]["id"], "{status}");
+    let doctor = run(&["doctor", "--offline", "--data-dir", text(&data), "-o", "json"]).stdout;
+    let doctor: Value = serde_json::from_slice(&doctor).unwrap();
+    let found = doctor.as_array().unwrap().iter().find(|finding| finding["name"] == "results").unwrap();
+    assert!(!found["detail"].as_str().unwrap().contains("no listener"), "{found}");
+    pair.interrupt();
+
+    // The directory decides whether there is a collector.
+    let refused = stderr_of_failure(&["pair", "--no-collector", "--dir", text(&kept)], 2);
+    assert!(refused.contains("--no-collector contradicts"), "{refused}");
+    let mut pair = Pair::start_collecting(&arguments);
+    assert!(pair.commands.iter().any(|command| command.contains("results windows")), "{:?}", pair.commands);
+    pair.interrupt();
+}
+
+#[test]
+fn pair_without_collector_resumes_without_it() {
+    let dir = TempDir::new().unwrap();
+    Pair::start(&["--dir", text(dir.path())]).interrupt();
+    let mut pair = Pair::start_collecting(&["--dir", text(dir.path())]);
+    assert!(pair.commands.iter().any(|command| command.contains("collect --task")), "{:?}", pair.commands);
+    assert_eq!(json(&["results", "list", "--data-dir", text(&dir.path().join("leader"))]), Value::Array(Vec::new()));
     pair.interrupt();
 }
 
