@@ -20,7 +20,7 @@
 //! implements all four parties. Leader and helper are roles of a task: one server can be the leader of one task and the
 //! helper of another.
 //!
-//! DAP-09 and DAP-18 are served side by side under different paths. A task is pinned to one revision.
+//! DAP-09, DAP-18 and DAP-19 are served side by side under different paths. A task is pinned to one revision.
 //!
 //! # Crates
 //!
@@ -41,7 +41,7 @@
 //! # Where to start reading
 //!
 //! - [`server::Server::start`] assembles a server. A request passes `src/server/transport/listen.rs`, `public.rs`, the routes
-//!   of its revision (`dap/dap09.rs` or `dap/dap18.rs`) and a handler such as `dap/upload.rs`, which calls the rules in
+//!   of its revision (`dap/dap09.rs` or `dap/current.rs`) and a handler such as `dap/upload.rs`, which calls the rules in
 //!   [`aggregator`].
 //! - `src/server/leader/request_loop.rs` and `aggregation_job.rs` decide what a failed request to the helper means (503, 410,
 //!   timeouts).

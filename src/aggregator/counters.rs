@@ -60,6 +60,8 @@ pub fn refused(error: ReportError) -> &'static str {
         ReportError::ReportTooEarly => "report_too_early",
         ReportError::TaskNotStarted => "task_not_started",
         ReportError::OutdatedConfig => "outdated_config",
+        ReportError::UnknownVerificationKeyId => "unknown_verification_key_id",
+        ReportError::UnsupportedExtension => "unsupported_extension",
         ReportError::Unknown(_) => "unknown_error",
     }
 }
@@ -79,6 +81,8 @@ pub fn refused_by_helper(error: ReportError) -> Cow<'static, str> {
         ReportError::ReportTooEarly => "helper_report_too_early",
         ReportError::TaskNotStarted => "helper_task_not_started",
         ReportError::OutdatedConfig => "helper_outdated_config",
+        ReportError::UnknownVerificationKeyId => "helper_unknown_verification_key_id",
+        ReportError::UnsupportedExtension => "helper_unsupported_extension",
         ReportError::Unknown(code) => return Cow::Owned(format!("helper_unknown_error_{code}")),
     })
 }
@@ -110,7 +114,8 @@ pub fn reason(name: &str) -> &str {
         TASK_EXPIRED | "task_expired" => "with a time after the end of the task",
         TASK_NOT_STARTED | "task_not_started" => "with a time before the start of the task",
         BUCKET_LIMIT => "beyond the limit of open batch buckets",
-        UNSUPPORTED_EXTENSION => "with an unknown extension",
+        UNSUPPORTED_EXTENSION | "unsupported_extension" => "with an unknown extension",
+        "unknown_verification_key_id" => "verified with an unknown key",
         "report_replayed" => "replayed",
         "report_dropped" => "dropped: from before the horizon",
         "hpke_decrypt_error" => "not decryptable",
@@ -130,22 +135,8 @@ mod tests {
 
     #[test]
     fn describes_every_refusal() {
-        let errors = [
-            ReportError::BatchCollected,
-            ReportError::ReportReplayed,
-            ReportError::ReportDropped,
-            ReportError::HpkeUnknownConfigId,
-            ReportError::HpkeDecryptError,
-            ReportError::VdafPrepError,
-            ReportError::BatchSaturated,
-            ReportError::TaskExpired,
-            ReportError::InvalidMessage,
-            ReportError::ReportTooEarly,
-            ReportError::TaskNotStarted,
-            ReportError::OutdatedConfig,
-            ReportError::Unknown(42),
-        ];
-        let of_reports = errors.into_iter().flat_map(|error| [refused(error).into(), refused_by_helper(error)]);
+        let errors = ReportError::KNOWN.into_iter().chain([ReportError::Unknown(42)]);
+        let of_reports = errors.flat_map(|error| [refused(error).into(), refused_by_helper(error)]);
         let of_uploads = [
             INTERVAL_COLLECTED,
             REPORT_DECODE_FAILURE,

@@ -26,7 +26,7 @@ use super::{
 use dapbox_protocol::{
     model::{
         AggregationJobId, AggregationJobInitReq, BatchMode, Bucket, Duration, PartialBatchSelector, PrepareInit,
-        PrepareOutcome, PrepareResp, ReportError, ReportId, ReportMetadata, Task, TaskId, Time,
+        PrepareOutcome, PrepareResp, ReportError, ReportId, ReportMetadata, TaskId, Time,
     },
     vdaf::InputShare,
     wire::{Problem, ProblemType},
@@ -39,7 +39,8 @@ pub(super) use bounds::SUM_COPIES;
 pub use bounds::{Bounds, JobMemory};
 
 /// Checks a request as far as possible without the store.
-pub fn check_request(task: &Task, init: &AggregationJobInitReq) -> Result<(), Error> {
+pub fn check_request(context: &TaskContext, init: &AggregationJobInitReq) -> Result<(), Error> {
+    let task = &context.task;
     let refuse = |detail: &str| {
         Err(Problem::new(ProblemType::InvalidMessage).with_detail(detail).with_task(task.public.id).into())
     };
@@ -48,7 +49,7 @@ pub fn check_request(task: &Task, init: &AggregationJobInitReq) -> Result<(), Er
         | (BatchMode::FixedSize { .. }, PartialBatchSelector::FixedSize(_)) => {}
         _ => return refuse("the batch mode of the job is not that of the task"),
     }
-    if init.verify_key_id.is_some_and(|id| id != task.verify_key_id) {
+    if context.wire.report_policy().unknown_key_aborts_job && has_unknown_key(context, init) {
         return refuse("the task has no verification key with this id");
     }
     check_extensions(&init.extensions)?;
@@ -58,6 +59,11 @@ pub fn check_request(task: &Task, init: &AggregationJobInitReq) -> Result<(), Er
         return refuse("the job contains a report twice");
     }
     Ok(())
+}
+
+/// Whether the task has no verification key with the id of the job. If that does not abort the job, it rejects each report.
+pub fn has_unknown_key(context: &TaskContext, init: &AggregationJobInitReq) -> bool {
+    init.verify_key_id.is_some_and(|id| id != context.task.verify_key_id)
 }
 
 /// The key data of a request for an aggregation job.

@@ -236,6 +236,8 @@ pub struct FinishedJob {
     /// The counter of each report that was not aggregated.
     refused: Vec<Cow<'static, str>>,
     early: Vec<ReportEntry>,
+    /// Reports whose verification key the helper does not have.
+    pub without_key: Vec<ReportEntry>,
     /// Reports that the helper accepted and we reject. An honest helper leaves none: it has aggregated them, so their
     /// batches do not match.
     pub rejected_after_continue: RejectedAfterContinue,
@@ -252,6 +254,7 @@ impl FinishedJob {
         self.over.extend(other.over);
         self.refused.extend(other.refused);
         self.early.extend(other.early);
+        self.without_key.extend(other.without_key);
         self.rejected_after_continue.append(other.rejected_after_continue);
         for (code, count) in other.unknown_errors {
             *self.unknown_errors.entry(code).or_default() += count;
@@ -302,6 +305,10 @@ pub fn finish(
                 finished.early.push(entry);
                 continue;
             }
+            PrepareOutcome::Reject(ReportError::UnknownVerificationKeyId) => {
+                finished.without_key.push(entry);
+                continue;
+            }
             PrepareOutcome::Reject(error) => {
                 if let ReportError::Unknown(code) = error {
                     *finished.unknown_errors.entry(code).or_default() += 1;
@@ -322,6 +329,12 @@ pub fn finish(
     finished
 }
 
+/// Whether a report with this outcome may be put into a later job.
+pub fn is_retried(outcome: &PrepareOutcome) -> bool {
+    use ReportError::{ReportTooEarly, UnknownVerificationKeyId};
+    matches!(outcome, PrepareOutcome::Reject(ReportTooEarly | UnknownVerificationKeyId))
+}
+
 /// The retry of reports that are too early for the helper's clock.
 #[derive(Clone, Copy, Debug)]
 pub struct EarlyRetry {
@@ -334,7 +347,8 @@ pub struct EarlyRetry {
 
 /// Stores the result of a job, deletes its reports and ends it.
 ///
-/// Reports that are too early for the helper's clock are retried, unless they are old by our clock.
+/// Reports that are too early for the helper's clock are retried, unless they are old by our clock. So are reports whose
+/// verification key the helper does not have.
 pub fn commit(
     tx: &mut Tx<'_>,
     context: &TaskContext,
@@ -355,7 +369,7 @@ pub fn commit(
     for counter in finished.refused {
         tx.count(task, &counter, 1)?;
     }
-    let (early, hopeless): (Vec<_>, Vec<_>) =
+    let (mut early, hopeless): (Vec<_>, Vec<_>) =
         finished.early.into_iter().partition(|entry| entry.time >= early_retry.give_up_before);
     for entry in hopeless {
         let counter = counters::refused_by_helper(ReportError::ReportTooEarly);
@@ -368,6 +382,8 @@ pub fn commit(
         retention::abandon_batch(tx, task, batch)?;
     }
     tx.delete_reports(task, &finished.over)?;
+    // The helper's operator may be adding the key.
+    early.extend(finished.without_key);
     end_and_defer(tx, task, id, &early, early_retry.at)
 }
 

@@ -141,9 +141,12 @@ pub enum RevisionArg {
     #[default]
     #[value(name = "09", alias = "dap-09")]
     Dap09,
-    /// DAP-18, the newest draft: several reports per upload request, sums with any maximum.
+    /// DAP-18: several reports per upload request, sums with any maximum.
     #[value(name = "18", alias = "dap-18")]
     Dap18,
+    /// DAP-19, the newest draft: as DAP-18, with verification keys that can be replaced.
+    #[value(name = "19", alias = "dap-19")]
+    Dap19,
 }
 
 impl RevisionArg {
@@ -152,6 +155,7 @@ impl RevisionArg {
         match self {
             Self::Dap09 => Revision::Dap09,
             Self::Dap18 => Revision::Dap18,
+            Self::Dap19 => Revision::Dap19,
         }
     }
 }

@@ -52,6 +52,7 @@ impl Version {
             vdaf: match revision {
                 Revision::Dap09 => "vdaf-08",
                 Revision::Dap18 => "vdaf-18",
+                Revision::Dap19 => "vdaf-20",
             },
         };
         Self {

@@ -7,13 +7,13 @@
 //! | `shared` | the clock, the transport to peers, the configuration handle, the cache of tasks |
 //! | `transport` | listeners, HTTP, TLS, memory budgets, limits of connections and requests |
 //! | `upkeep` | HPKE key rotation, retention, disk space, supervision of background components |
-//! | `dap` | the resources of DAP-09 and DAP-18: routes, uploads, helper jobs, collection jobs |
+//! | `dap` | the resources of all revisions: routes, uploads, helper jobs, collection jobs |
 //! | `leader` | drivers of aggregation jobs and collection jobs, requests to helpers |
 //! | `results` | the collector: drivers of windows and webhooks, pages of results, links |
 //! | `operator` | control socket, management API, metrics, status page, reload, backup |
 //!
 //! A request enters through `transport/listen.rs` and `public.rs`, which routes it by its path to `dap/dap09.rs` or
-//! `dap/dap18.rs`. What both share is in `dap/routes.rs`.
+//! `dap/current.rs`. What both share is in `dap/routes.rs`.
 //!
 //! # Decision: contexts instead of one shared state
 //!

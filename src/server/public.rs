@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    dap::{context::DapContext, dap09, dap18},
+    dap::{context::DapContext, current, dap09},
     operator::{context::ManagementContext, landing, management},
     results::{context::ResultsContext, listener},
     shared::{clock::Clock, config_handle::ConfigHandle},
@@ -12,7 +12,10 @@ use crate::{
 };
 use dapbox_protocol::{
     model::Revision,
-    wire::{self, Problem},
+    wire::{
+        self, Problem,
+        current::{DAP_18, DAP_19},
+    },
 };
 
 /// What answers requests at the public address.
@@ -55,7 +58,8 @@ async fn route(ctx: &PublicContext, request: Request) -> Response {
     }
     let response = match Revision::ALL.into_iter().find_map(|revision| Some((revision, below(revision)?))) {
         Some((Revision::Dap09, path)) => dap09::handle(&ctx.dap, path, request).await,
-        Some((Revision::Dap18, path)) => dap18::handle(&ctx.dap, path, request).await,
+        Some((Revision::Dap18, path)) => current::handle(&DAP_18, &ctx.dap, path, request).await,
+        Some((Revision::Dap19, path)) => current::handle(&DAP_19, &ctx.dap, path, request).await,
         None => match management::below(&config, &path) {
             Some(path) => management::handle(&ctx.management, path, request).await,
             None if listener::is_public(&config, &path) => {

@@ -66,7 +66,7 @@ pub fn assert_report_rejected(answer: &Answer, parties: &Parties, report: &Repor
             };
             assert_rejected(answer, parties, kind);
         }
-        Revision::Dap18 => {
+        Revision::Dap18 | Revision::Dap19 => {
             let error = match error {
                 ReportError::TaskExpired | ReportError::TaskNotStarted => ReportError::ReportDropped,
                 error => error,

@@ -377,7 +377,7 @@ impl Parties {
 fn info(revision: Revision) -> &'static str {
     match revision {
         Revision::Dap09 => "",
-        Revision::Dap18 => "test",
+        Revision::Dap18 | Revision::Dap19 => "test",
     }
 }
 
@@ -385,7 +385,7 @@ fn info(revision: Revision) -> &'static str {
 pub fn batches_of(revision: Revision, most: u64) -> BatchMode {
     let max_batch_size = match revision {
         Revision::Dap09 => Some(most),
-        Revision::Dap18 => None,
+        Revision::Dap18 | Revision::Dap19 => None,
     };
     BatchMode::fixed_size(max_batch_size)
 }
@@ -394,7 +394,7 @@ pub fn batches_of(revision: Revision, most: u64) -> BatchMode {
 pub fn end_at(task: &mut Task, end: Time) {
     match task.public.revision {
         Revision::Dap09 => task.public.task_expiration = Some(end),
-        Revision::Dap18 => {
+        Revision::Dap18 | Revision::Dap19 => {
             let length = Duration(1000 * task.public.time_precision.0);
             task.public.task_interval = Interval::new(end.saturating_sub(length), length);
         }

@@ -2,7 +2,7 @@
 
 use dapbox::{
     model::{ReportId, Revision, TaskId},
-    wire::{RequestSpec, ResourceKind, dap09, dap18},
+    wire::{RequestSpec, ResourceKind, current, dap09},
 };
 
 use super::{
@@ -60,7 +60,7 @@ pub fn resources_without_body(parties: &Parties, task: TaskId) -> Vec<Resource> 
 fn continuation(parties: &Parties, task: TaskId) -> Resource {
     let (allow, media_type) = match parties.revision() {
         Revision::Dap09 => ("PUT, POST, DELETE", dap09::media::AGGREGATION_JOB_CONTINUE_REQ),
-        Revision::Dap18 => ("GET, HEAD, POST, DELETE", dap18::media::AGGREGATION_JOB_CONTINUE_REQ),
+        Revision::Dap18 | Revision::Dap19 => ("GET, HEAD, POST, DELETE", current::media::AGGREGATION_JOB_CONTINUE_REQ),
     };
     let kind = ResourceKind::AggregationJob;
     at(parties, Some(kind), &parties.missing_path_of(kind, task), allow, Some(("POST", media_type)))

@@ -284,7 +284,7 @@ async fn refuses_the_past(
             let answer = parties.upload(report).await;
             match parties.revision() {
                 Revision::Dap09 => assert_rejected(&answer, parties, ProblemType::ReportRejected),
-                Revision::Dap18 => {
+                Revision::Dap18 | Revision::Dap19 => {
                     assert_eq!(upload_errors(&answer, parties), [(report.metadata.id, ReportError::ReportDropped)]);
                 }
             }

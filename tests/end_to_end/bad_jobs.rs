@@ -10,9 +10,8 @@ use dapbox::{
     support::clock,
     vdaf::Measurement,
     wire::{
-        ProblemType, ResourceKind,
+        ProblemType, ResourceKind, current,
         dap09::{self, AggregationJobContinueReq, PrepareContinue},
-        dap18,
     },
 };
 use rstest::rstest;
@@ -31,7 +30,9 @@ fn good(builder: &ReportBuilder) -> Draft {
 /// Jobs that the helper rejects as a whole (DAP-09 section 4.5.1.2, DAP-18 section 4.5.3.2).
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn rejects_invalid_job_as_a_whole(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn rejects_invalid_job_as_a_whole(
+    #[values(Revision::Dap09, Revision::Dap18, Revision::Dap19)] revision: Revision,
+) {
     let pair = Pair::start(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval).await;
     let parties = &pair.parties;
     let builder = ReportBuilder::new(parties).await;
@@ -53,7 +54,7 @@ async fn rejects_invalid_job_as_a_whole(#[values(Revision::Dap09, Revision::Dap1
     let whole = parties.wire().encode_job_init(parties.task(), &right);
     let head = match revision {
         Revision::Dap09 => [3, 8],
-        Revision::Dap18 => [4, 6],
+        Revision::Dap18 | Revision::Dap19 => [4, 6],
     };
     let positions = [head[0], head[1], whole.len() - init.message.len() - 1];
     for (position, by) in positions.into_iter().flat_map(|position| [(position, 1), (position, 0xff)]) {
@@ -102,7 +103,9 @@ fn more_than_a_million(revision: Revision) -> Vec<u8> {
 /// section 4.5.3.2), and aggregated reports are never aggregated again.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_repeated_job_with_same_bytes(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn answers_repeated_job_with_same_bytes(
+    #[values(Revision::Dap09, Revision::Dap18, Revision::Dap19)] revision: Revision,
+) {
     let pair = Pair::start(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval).await;
     let parties = &pair.parties;
     let builder = ReportBuilder::new(parties).await;
@@ -170,7 +173,7 @@ async fn continuations(parties: &Parties, job: &str) {
         };
         let body = match parties.revision() {
             Revision::Dap09 => dap09::encode_job_continue(&request),
-            Revision::Dap18 => dap18::encode_job_continue(&request),
+            Revision::Dap18 | Revision::Dap19 => current::encode_job_continue(&request),
         };
         resource.send(&parties.at_helper(job), &[("authorization", &resource.bearer())], body).await
     };
@@ -187,7 +190,9 @@ async fn continuations(parties: &Parties, job: &str) {
 /// helper in a job and at the leader in an upload.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn rejects_known_report_id_with_another_time(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn rejects_known_report_id_with_another_time(
+    #[values(Revision::Dap09, Revision::Dap18, Revision::Dap19)] revision: Revision,
+) {
     let quick = |config: &mut Config| {
         (config.leader.min_job_size, config.leader.max_job_delay) = (1, Seconds::millis(5));
     };

@@ -25,7 +25,9 @@ use crate::common::{
 /// Sends all invalid requests to one pair of servers, then runs an ordinary task on them.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_bad_requests_with_problem(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn answers_bad_requests_with_problem(
+    #[values(Revision::Dap09, Revision::Dap18, Revision::Dap19)] revision: Revision,
+) {
     let small = |config: &mut Config| config.limits.max_upload_bytes = config.limits.max_report_bytes;
     let pair = Pair::start_with(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, small, |_| {}).await;
     let parties = &pair.parties;
@@ -55,7 +57,7 @@ async fn answers_bad_requests_with_problem(#[values(Revision::Dap09, Revision::D
 /// HEAD is GET without the body (RFC 9110 section 9.3.2).
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_head_like_get(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn answers_head_like_get(#[values(Revision::Dap09, Revision::Dap18, Revision::Dap19)] revision: Revision) {
     let pair = Pair::start(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval).await;
     let parties = &pair.parties;
     for url in [parties.at_leader("hpke_config"), parties.at_helper("hpke_config"), parties.at_leader("nowhere")] {
@@ -293,7 +295,9 @@ async fn too_long_or_cut_off(parties: &Parties, builder: &ReportBuilder) -> Repo
 /// An interval whose end overflows is invalid (DAP-09 section 4, DAP-18 section 4.1.1: times have 64 bits).
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn rejects_batch_interval_that_overflows(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn rejects_batch_interval_that_overflows(
+    #[values(Revision::Dap09, Revision::Dap18, Revision::Dap19)] revision: Revision,
+) {
     let pair = Pair::start(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval).await;
     let parties = &pair.parties;
     let query = parties.query_now();
@@ -307,7 +311,7 @@ async fn rejects_batch_interval_that_overflows(#[values(Revision::Dap09, Revisio
         let at = body.windows(8).rposition(is_start).unwrap();
         let latest = match revision {
             Revision::Dap09 => u64::MAX - 3600,
-            Revision::Dap18 => u64::MAX / 3600,
+            Revision::Dap18 | Revision::Dap19 => u64::MAX / 3600,
         };
         for late in [u64::MAX, latest] {
             let mut body = body.clone();
@@ -330,7 +334,9 @@ fn unopenable(builder: &ReportBuilder) -> Report {
 /// With a sampling ratio of one, the upload answer says that the leader's share cannot be opened or decoded.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn reports_undecryptable_sampled_share_to_client(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn reports_undecryptable_sampled_share_to_client(
+    #[values(Revision::Dap09, Revision::Dap18, Revision::Dap19)] revision: Revision,
+) {
     let all = |config: &mut Config| {
         config.leader.upload_sample_ratio = 1;
         // No job occupies the workers.
@@ -354,7 +360,7 @@ async fn reports_undecryptable_sampled_share_to_client(#[values(Revision::Dap09,
 /// The first reports sealed to a key are opened until one is valid, for any sampling ratio but zero.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn opens_first_uploads_of_key(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn opens_first_uploads_of_key(#[values(Revision::Dap09, Revision::Dap18, Revision::Dap19)] revision: Revision) {
     let few = |config: &mut Config| {
         (config.leader.upload_sample_ratio, config.leader.min_job_size) = (u32::MAX, 1);
     };
@@ -415,7 +421,9 @@ fn verdict(
 
 /// Whenever the helper accepts a report, an honest leader accepts it too, whatever the client sends.
 #[rstest]
-fn honest_leader_accepts_reports_that_helper_accepts(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+fn honest_leader_accepts_reports_that_helper_accepts(
+    #[values(Revision::Dap09, Revision::Dap18, Revision::Dap19)] revision: Revision,
+) {
     let mut attacks = 0;
     for target in Target::all(revision) {
         let context = wire::for_revision(revision).vdaf_context(&TaskId::random());
@@ -465,7 +473,9 @@ fn numbers(target: &Target, measurement: &Measurement) -> Vec<u128> {
 /// and of those hostile ones whose proof is valid.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn aggregates_batch_without_hostile_reports(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn aggregates_batch_without_hostile_reports(
+    #[values(Revision::Dap09, Revision::Dap18, Revision::Dap19)] revision: Revision,
+) {
     let quick = |config: &mut Config| {
         (config.leader.max_job_size, config.leader.min_job_size) = (7, 1);
         // Jobs in sequence: the next job uses the batch capacity that the last one left.

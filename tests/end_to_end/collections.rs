@@ -79,7 +79,7 @@ fn can_be_asked(parties: &Parties, query: Query) -> bool {
 /// Rejected collections without side effects (DAP-09 sections 4.6.1 and 4.6.5.1.1, DAP-18 sections 4.6.1 and 5.1).
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn rejects_invalid_query(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn rejects_invalid_query(#[values(Revision::Dap09, Revision::Dap18, Revision::Dap19)] revision: Revision) {
     let vdaf = VdafConfig::Prio3Count;
     let pair = Pair::start_with(revision, vdaf, BatchMode::TimeInterval, lazy, at_least(3)).await;
     let parties = &pair.parties;
@@ -114,7 +114,7 @@ async fn rejects_invalid_query(#[values(Revision::Dap09, Revision::Dap18)] revis
 /// DAP-18 sections 4.6.1 to 4.6.5).
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn collects_interval_once(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn collects_interval_once(#[values(Revision::Dap09, Revision::Dap18, Revision::Dap19)] revision: Revision) {
     let vdaf = VdafConfig::Prio3Count;
     let mut pair = Pair::start_with(revision, vdaf, BatchMode::TimeInterval, lazy, at_least(3)).await;
     let parties = pair.parties.clone();
@@ -214,7 +214,9 @@ async fn stays_collected(parties: &Parties, builder: &ReportBuilder, body: Optio
 /// and 4.6.5, DAP-18 section 4.6.4).
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn helper_validates_batch_before_sharing(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn helper_validates_batch_before_sharing(
+    #[values(Revision::Dap09, Revision::Dap18, Revision::Dap19)] revision: Revision,
+) {
     let vdaf = VdafConfig::Prio3Count;
     let pair = Pair::start_with(revision, vdaf, BatchMode::TimeInterval, lazy, at_least(3)).await;
     let parties = &pair.parties;
@@ -277,7 +279,9 @@ fn with_parameter(parties: &Parties, request: &AggregateShareReq) -> AggregateSh
 /// DAP-18 sections 4.6.1 and 4.6.4).
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn fails_collection_on_batch_mismatch(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn fails_collection_on_batch_mismatch(
+    #[values(Revision::Dap09, Revision::Dap18, Revision::Dap19)] revision: Revision,
+) {
     let vdaf = VdafConfig::Prio3Count;
     let pair = Pair::start_with(revision, vdaf, BatchMode::TimeInterval, lazy, at_least(1)).await;
     let parties = &pair.parties;
@@ -296,7 +300,9 @@ async fn fails_collection_on_batch_mismatch(#[values(Revision::Dap09, Revision::
 /// section 5.2).
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn collects_leader_selected_batches_in_sequence(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn collects_leader_selected_batches_in_sequence(
+    #[values(Revision::Dap09, Revision::Dap18, Revision::Dap19)] revision: Revision,
+) {
     let vdaf = VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(12) };
     let pair = Pair::start_with(revision, vdaf, batches_of(revision, 5), lazy, at_least(3)).await;
     let parties = &pair.parties;
@@ -394,7 +400,7 @@ async fn helper_knows_its_batches(parties: &Parties, builder: &ReportBuilder, ta
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn collection_includes_reports_accepted_before_it(
-    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+    #[values(Revision::Dap09, Revision::Dap18, Revision::Dap19)] revision: Revision,
 ) {
     let slow = |config: &mut Config| {
         lazy(config);
@@ -413,7 +419,9 @@ async fn collection_includes_reports_accepted_before_it(
 /// closes.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn finishes_collection_under_steady_uploads(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn finishes_collection_under_steady_uploads(
+    #[values(Revision::Dap09, Revision::Dap18, Revision::Dap19)] revision: Revision,
+) {
     let busy = |config: &mut Config| (config.leader.min_job_size, config.leader.max_job_size) = (1, 10);
     let pair = Pair::start_with(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, busy, at_least(5)).await;
     let parties = pair.parties.clone();
@@ -464,7 +472,7 @@ async fn only_batch(pair: &Pair, result: ResultState) -> CollectedBatchStatus {
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn lists_collected_batches_with_fetch_state(
-    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+    #[values(Revision::Dap09, Revision::Dap18, Revision::Dap19)] revision: Revision,
     #[values(true, false)] is_by_time: bool,
 ) {
     let mode = if is_by_time { BatchMode::TimeInterval } else { batches_of(revision, 5) };
@@ -537,7 +545,7 @@ async fn recovers_abandoned_batch_by_id(#[values(true, false)] has_share: bool) 
 /// The number of collection jobs without a result is limited. A repeated request still finds its job.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn limits_collection_jobs(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn limits_collection_jobs(#[values(Revision::Dap09, Revision::Dap18, Revision::Dap19)] revision: Revision) {
     let few = |config: &mut Config| {
         lazy(config);
         config.leader.max_collections = 2;
@@ -557,7 +565,7 @@ async fn limits_collection_jobs(#[values(Revision::Dap09, Revision::Dap18)] revi
 /// A task added to running servers is served without further commands.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn serves_new_task_immediately(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn serves_new_task_immediately(#[values(Revision::Dap09, Revision::Dap18, Revision::Dap19)] revision: Revision) {
     let config = |config: &mut Config| {
         lazy(config);
         config.leader.min_job_size = 3;

@@ -14,7 +14,7 @@ use dapbox::{
     wire::{
         ProblemType,
         ResourceKind::{AggregateShare, CollectionJob},
-        dap18::media,
+        current::media,
     },
 };
 

@@ -8,7 +8,7 @@ use dapbox::{
     model::{BatchMode, Duration, Interval, Query, Report, ReportError, Revision, Task, Time, VdafConfig},
     support::clock,
     vdaf::{AggregateResult, Measurement},
-    wire::{ProblemType, dap18::media},
+    wire::{ProblemType, current::media},
 };
 use tokio::io::AsyncWriteExt;
 

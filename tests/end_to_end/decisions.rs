@@ -93,7 +93,7 @@ async fn pick_within(store: &Store, task: TaskId, limits: &dapbox::config::Leade
 #[rstest]
 #[tokio::test]
 async fn aggregates_reports_of_waiting_collection_first(
-    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+    #[values(Revision::Dap09, Revision::Dap18, Revision::Dap19)] revision: Revision,
 ) {
     let task = task(revision, |_| {});
     let (id, (_dir, store)) = (task.public.id, store_with(&task).await);
@@ -127,7 +127,9 @@ async fn aggregates_reports_of_waiting_collection_first(
 /// Many reports that expire at the same time are dropped in several writes, so that the store is not blocked.
 #[rstest]
 #[tokio::test]
-async fn drops_expired_reports_in_batches(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn drops_expired_reports_in_batches(
+    #[values(Revision::Dap09, Revision::Dap18, Revision::Dap19)] revision: Revision,
+) {
     let task = task(revision, |task| task.report_expiry_age = Some(Duration(5 * HOUR)));
     let (id, (_dir, store)) = (task.public.id, store_with(&task).await);
     append(&store, id, (0..10_001).map(|_| report(ago(6), 0)).collect()).await;
@@ -142,7 +144,9 @@ async fn drops_expired_reports_in_batches(#[values(Revision::Dap09, Revision::Da
 /// A crash between picking a job and preparing it: after the start the job exists and is sent.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn resumes_picked_job_after_restart(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn resumes_picked_job_after_restart(
+    #[values(Revision::Dap09, Revision::Dap18, Revision::Dap19)] revision: Revision,
+) {
     let config = |config: &mut Config| config.leader.max_job_delay = dapbox::config::Seconds(common::TEST_TIMEOUT);
     let mut pair = Pair::start_with(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, config, |_| {}).await;
     let (id, builder) = (pair.parties.id(), ReportBuilder::new(&pair.parties).await);
@@ -165,7 +169,7 @@ async fn resumes_picked_job_after_restart(#[values(Revision::Dap09, Revision::Da
 /// A leader's job has no more batch buckets than fit into memory; the other reports get jobs of their own.
 #[rstest]
 #[tokio::test]
-async fn limits_batch_buckets_of_job(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn limits_batch_buckets_of_job(#[values(Revision::Dap09, Revision::Dap18, Revision::Dap19)] revision: Revision) {
     let task = task(revision, |_| {});
     let (id, (_dir, store)) = (task.public.id, store_with(&task).await);
     append(&store, id, (1..=5).flat_map(|hours| [report(ago(hours), 0), report(ago(hours), 0)]).collect()).await;
@@ -182,7 +186,9 @@ async fn limits_batch_buckets_of_job(#[values(Revision::Dap09, Revision::Dap18)]
 /// With the maximum of open batches, reports wait until one is collected. None is lost.
 #[rstest]
 #[tokio::test]
-async fn limits_open_fixed_size_batches(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn limits_open_fixed_size_batches(
+    #[values(Revision::Dap09, Revision::Dap18, Revision::Dap19)] revision: Revision,
+) {
     let mode = common::batches_of(revision, 3);
     let task = task(revision, |task| (task.public.batch_mode, task.public.min_batch_size) = (mode, 2));
     let (id, (_dir, store)) = (task.public.id, store_with(&task).await);
@@ -207,7 +213,9 @@ async fn limits_open_fixed_size_batches(#[values(Revision::Dap09, Revision::Dap1
 /// The same report several times in one group commit counts once.
 #[rstest]
 #[tokio::test]
-async fn counts_racing_uploads_of_one_report_once(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn counts_racing_uploads_of_one_report_once(
+    #[values(Revision::Dap09, Revision::Dap18, Revision::Dap19)] revision: Revision,
+) {
     let task = task(revision, |_| {});
     let (id, (_dir, store)) = (task.public.id, store_with(&task).await);
     let policy = keys::Policy::of(&Config::default());
@@ -274,7 +282,7 @@ fn task_interval_is_half_open() {
 /// is refused.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn adds_tasks_concurrently(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn adds_tasks_concurrently(#[values(Revision::Dap09, Revision::Dap18, Revision::Dap19)] revision: Revision) {
     let mut node = Node::start().await;
     for differ in [false, true] {
         let one = task(revision, |_| {});
@@ -291,7 +299,9 @@ async fn adds_tasks_concurrently(#[values(Revision::Dap09, Revision::Dap18)] rev
 /// A collector key that cannot be sealed to would fail only when a batch closes. The task is refused instead.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn refuses_task_with_degenerate_collector_key(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn refuses_task_with_degenerate_collector_key(
+    #[values(Revision::Dap09, Revision::Dap18, Revision::Dap19)] revision: Revision,
+) {
     let mut node = Node::start().await;
     let degenerate = task(revision, |task| task.collector_hpke_config.public_key = vec![0; 32]);
     assert_eq!(node.try_add(&degenerate).await, 400);

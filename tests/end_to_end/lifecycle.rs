@@ -261,13 +261,13 @@ fn plain_sum(vdaf: &VdafConfig, measurements: &[Measurement]) -> AggregateResult
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn aggregates_count(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn aggregates_count(#[values(Revision::Dap09, Revision::Dap18, Revision::Dap19)] revision: Revision) {
     both(revision, VdafConfig::Prio3Count, |i| Measurement::Flag(i % 3 != 1)).await;
 }
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn aggregates_sum(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn aggregates_sum(#[values(Revision::Dap09, Revision::Dap18, Revision::Dap19)] revision: Revision) {
     both(revision, VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(8) }, |i| {
         Measurement::Number(u128::from(i * 23 % 256))
     })
@@ -276,21 +276,23 @@ async fn aggregates_sum(#[values(Revision::Dap09, Revision::Dap18)] revision: Re
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn aggregates_sum_vec(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn aggregates_sum_vec(#[values(Revision::Dap09, Revision::Dap18, Revision::Dap19)] revision: Revision) {
     let vdaf = VdafConfig::Prio3SumVec { max: MaxMeasurement::of_bits(3), length: 4, chunk_length: 3 };
     both(revision, vdaf, |i| Measurement::Vector((0..4).map(|j| u128::from((i * 5 + j * 3) % 8)).collect())).await;
 }
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn aggregates_histogram(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn aggregates_histogram(#[values(Revision::Dap09, Revision::Dap18, Revision::Dap19)] revision: Revision) {
     let vdaf = VdafConfig::Prio3Histogram { length: 5, chunk_length: 2 };
     both(revision, vdaf, |i| Measurement::Number(u128::from(i * i % 5))).await;
 }
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn aggregates_multihot_count_vec(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn aggregates_multihot_count_vec(
+    #[values(Revision::Dap09, Revision::Dap18, Revision::Dap19)] revision: Revision,
+) {
     let vdaf = VdafConfig::Prio3MultihotCountVec { length: 4, max_weight: 2, chunk_length: 2 };
     both(revision, vdaf, |i| Measurement::Vector((0..4).map(|j| u128::from(j == i % 4 || j == i % 3)).collect())).await;
 }
@@ -308,7 +310,7 @@ async fn aggregates_sum_vec_of_several_proofs() {
 /// 4.5.1.4, DAP-18 sections 4.5.3.2 to 4.5.3.4).
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_each_report_of_job(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn answers_each_report_of_job(#[values(Revision::Dap09, Revision::Dap18, Revision::Dap19)] revision: Revision) {
     let end = start_of_reports().saturating_add(Duration(3 * HOUR));
     let change = |task: &mut dapbox::model::Task| {
         task.public.min_batch_size = 2;
@@ -385,7 +387,7 @@ async fn answers_each_report_of_job(#[values(Revision::Dap09, Revision::Dap18)] 
 fn unknown_key(revision: Revision) -> ReportError {
     match revision {
         Revision::Dap09 => ReportError::HpkeUnknownConfigId,
-        Revision::Dap18 => ReportError::HpkeDecryptError,
+        Revision::Dap18 | Revision::Dap19 => ReportError::HpkeDecryptError,
     }
 }
 
@@ -427,7 +429,9 @@ async fn rejects_reports_of_full_batch() {
 /// 4.5.1.4, DAP-18 section 4.5.3.1).
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn delays_report_too_early_for_helper(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn delays_report_too_early_for_helper(
+    #[values(Revision::Dap09, Revision::Dap18, Revision::Dap19)] revision: Revision,
+) {
     let quick = |config: &mut Config| {
         config.leader.min_job_size = 1;
         config.leader.max_job_delay = Seconds::millis(10);

@@ -10,6 +10,7 @@ mod dap18_deferred;
 mod dap18_jobs;
 mod dap18_tasks;
 mod dap18_uploads;
+mod dap19;
 mod decisions;
 mod faults;
 mod interop;

@@ -105,7 +105,7 @@ fn long_vectors(revision: Revision) -> Vec<(VdafConfig, Epsilon)> {
             all.push((vdaf, epsilon(3 * 50_000)));
         }
         // The maximum that counts has whole bits.
-        Revision::Dap18 => {
+        Revision::Dap18 | Revision::Dap19 => {
             all.push((VdafConfig::Prio3SumVec { max: MaxMeasurement(2), length, chunk_length }, epsilon(3 * 50_000)));
         }
     }

@@ -96,7 +96,7 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("https", "whether the request arrived by HTTPS"),
     ("is_permanent", "whether reports are rejected until that time"),
     ("job_id", "id of the aggregation job"),
-    ("key_id", "id of the HPKE key"),
+    ("key_id", "id of the HPKE key or the verification key"),
     ("last_report_time", "latest time of the reports"),
     ("level", "the level, or levels by module"),
     ("line_count", "number of log lines"),

@@ -92,6 +92,13 @@ pub const AGGREGATION: &[LogEvent] = &[
         "ask the helper's operator",
     ),
     event(
+        Warn,
+        "verification key unknown to helper",
+        &["task_id", "key_id", "report_count"],
+        "the helper rejected the reports of a job; they are aggregated in a later job",
+        "compare the verification keys of both aggregators",
+    ),
+    event(
         Error,
         "aggregation job abandoned",
         &["task_id", "job_id", "error"],

@@ -34,8 +34,8 @@ const INFO_LENGTH: usize = 8;
     party only, so that two organisations set up a task by exchanging files: keep yours, send the other aggregator's \
     over a trusted channel; client.toml is public.\n\n\
     Use --dap 09, the default, if any party runs software other than dapbox: deployed clients, leaders and helpers speak \
-    it. Use --dap 18, the newest draft, if all parties support it: reports are bound to all task parameters, one upload \
-    carries several reports, sums may have any maximum, and tasks may have a start. The revision of a task cannot be \
+    it. Use --dap 18 or --dap 19, the newest draft, if all parties support it: reports are bound to all task parameters, one \
+    upload carries several reports, sums may have any maximum, and tasks may have a start. The revision of a task cannot be \
     changed.\n\n\
     Examples:\n  \
     dapbox task new --leader https://a.example --helper https://b.example \\\n      --vdaf count\n  \
@@ -53,7 +53,7 @@ pub struct Args {
     /// Protocol revision of the task.
     #[arg(long, value_enum, value_name = "REVISION", default_value_t = RevisionArg::default())]
     dap: RevisionArg,
-    /// Text that distinguishes tasks with the same parameters (DAP-18 only). Default: the first characters of the id.
+    /// Text that distinguishes tasks with the same parameters (DAP-18 and later). Default: the first characters of the id.
     #[arg(long, value_name = "TEXT")]
     info: Option<String>,
     /// Local name of the task, in all files but the clients': up to 64 letters, digits, blanks or any of -._:/+()#,&
@@ -69,7 +69,7 @@ pub struct Args {
     /// means more noise. For histogram, sumvec and sumvec-hmac. Default: no noise.
     #[arg(long, value_name = "E", help_heading = "Noise")]
     epsilon: Option<Epsilon>,
-    /// Start of the task, before which reports are refused (DAP-18 only, with --expires): a date, or a duration from now.
+    /// Start of the task, before which reports are refused (DAP-18 and later, with --expires): a date, or a duration from now.
     #[arg(long, value_name = "TIME", value_parser = parse_time, requires = "expires", help_heading = "Batches")]
     starts: Option<Time>,
     /// End of the task, after which reports are refused: a date, or a duration from now such as 90d. With --starts, both
@@ -85,7 +85,7 @@ pub struct Args {
     #[arg(long, value_name = "BASE64URL", env = "DAPBOX_VERIFY_KEY_SEED", hide_env_values = true,
         value_parser = parse_secret, help_heading = "Verification key")]
     verify_key_seed: Option<Secret>,
-    /// Id of the verification key, 0 to 255 (sent in DAP-18).
+    /// Id of the verification key, 0 to 255 (sent in DAP-18 and later).
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Verification key")]
     verify_key_id: u8,
     /// Directory for the files; created if missing.

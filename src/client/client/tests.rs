@@ -12,7 +12,7 @@ use dapbox_protocol::{
     hpke::{Keypair, Suite},
     model::{BatchMode, Duration, MaxMeasurement, Revision, TaskId, VdafConfig},
     vdaf::VdafError,
-    wire::{Problem, ProblemType, dap18},
+    wire::{Problem, ProblemType, Wire, current},
 };
 
 /// An aggregator that publishes keys and accepts uploads as scripted.
@@ -40,7 +40,7 @@ fn problem_response(problem: &Problem) -> Response<Vec<u8>> {
 fn reject<'a>(refused: impl IntoIterator<Item = (&'a Report, ReportError)>) -> Response<Vec<u8>> {
     let refused: Vec<_> = refused.into_iter().map(|(report, error)| (report.metadata.id, error)).collect();
     let response = Response::builder().header("content-type", "application/ppm-dap;message=upload-errors");
-    response.body(dap18::encode_upload_errors(&refused)).unwrap()
+    response.body(current::DAP_18.encode_upload_answer(&refused)).unwrap()
 }
 
 impl Aggregator {
@@ -388,7 +388,7 @@ async fn rejects_unrelated_upload_answers() {
         |_, _| {
             let id = ReportId::random();
             let response = Response::builder().header("content-type", "application/ppm-dap;message=upload-errors");
-            response.body(dap18::encode_upload_errors(&[(id, ReportError::ReportDropped)])).unwrap()
+            response.body(current::DAP_18.encode_upload_answer(&[(id, ReportError::ReportDropped)])).unwrap()
         },
         |_, _| Response::builder().header("content-type", "text/html").body(b"<p>thanks".to_vec()).unwrap(),
         |_, reports| {

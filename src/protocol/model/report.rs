@@ -111,7 +111,33 @@ pub enum ReportError {
     /// The leader's share is sealed to a key that the leader does not have, or no longer has.
     #[error("outdated_config")]
     OutdatedConfig,
+    /// The aggregator has no verification key with the id of the job.
+    #[error("unknown_verification_key_id")]
+    UnknownVerificationKeyId,
+    /// The report has an extension that the leader does not know.
+    #[error("unsupported_extension")]
+    UnsupportedExtension,
     /// An error code of the peer that this release does not know.
     #[error("unknown_error_{0}")]
     Unknown(u8),
+}
+
+impl ReportError {
+    /// All errors that have a meaning.
+    pub const KNOWN: [Self; 14] = [
+        Self::BatchCollected,
+        Self::ReportReplayed,
+        Self::ReportDropped,
+        Self::HpkeUnknownConfigId,
+        Self::HpkeDecryptError,
+        Self::VdafPrepError,
+        Self::BatchSaturated,
+        Self::TaskExpired,
+        Self::InvalidMessage,
+        Self::ReportTooEarly,
+        Self::TaskNotStarted,
+        Self::OutdatedConfig,
+        Self::UnknownVerificationKeyId,
+        Self::UnsupportedExtension,
+    ];
 }

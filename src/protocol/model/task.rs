@@ -26,11 +26,14 @@ pub enum Revision {
     /// draft-ietf-ppm-dap-18 with draft-irtf-cfrg-vdaf-18. VDAF-19 and VDAF-20 changed no bytes.
     #[serde(rename = "dap-18")]
     Dap18,
+    /// draft-ietf-ppm-dap-19 with draft-irtf-cfrg-vdaf-20, whose bytes are those of VDAF-18.
+    #[serde(rename = "dap-19")]
+    Dap19,
 }
 
 impl Revision {
     /// All supported revisions, the oldest first.
-    pub const ALL: [Self; 2] = [Self::Dap09, Self::Dap18];
+    pub const ALL: [Self; 3] = [Self::Dap09, Self::Dap18, Self::Dap19];
 }
 
 /// The parties of the protocol, by their codes on the wire (DAP-09 section 4).

@@ -185,6 +185,6 @@ fn with_noise(
     }
     match revision {
         Revision::Dap09 => draft08::preparer(config, epsilon),
-        Revision::Dap18 => draft18::preparer(config, epsilon),
+        Revision::Dap18 | Revision::Dap19 => draft18::preparer(config, epsilon),
     }
 }

@@ -84,7 +84,7 @@ fn cases_of(revision: Revision) -> Vec<Case> {
     ];
     cases.extend(match revision {
         Revision::Dap09 => [sum_case(revision, MaxMeasurement::of_bits(64)), sum_vec_case(revision, MULTIPROOF, 15)],
-        Revision::Dap18 => {
+        Revision::Dap18 | Revision::Dap19 => {
             [sum_case(revision, MaxMeasurement(1337)), sum_vec_case(revision, sum_vec(MaxMeasurement(4)), 4)]
         }
     });
@@ -312,7 +312,9 @@ fn rejects_wrong_context() {
         let answer = report.vdaf.helper_answer(other, share, &message);
         match case.revision {
             Revision::Dap09 => drop(pending.finish(&answer.unwrap().1).unwrap()),
-            Revision::Dap18 => assert_eq!(answer.err(), Some(ReportError::VdafPrepError), "{:?}", case.config),
+            Revision::Dap18 | Revision::Dap19 => {
+                assert_eq!(answer.err(), Some(ReportError::VdafPrepError), "{:?}", case.config)
+            }
         }
     }
 }

@@ -5,8 +5,8 @@
 //! [`for_revision`] and do not depend on a revision.
 
 pub mod codec;
+pub mod current;
 pub mod dap09;
-pub mod dap18;
 pub mod management;
 pub mod media;
 pub mod parse_bytes;
@@ -71,6 +71,16 @@ pub struct CollectedBatchPolicy {
     pub size_before_overlap: bool,
 }
 
+/// Rules for reports in which the revisions differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReportPolicy {
+    /// Whether an unknown public extension rejects the upload (DAP-18 section 4.4.2.2) or its report only (DAP-19).
+    pub extensions_reject_upload: bool,
+    /// Whether an unknown verification key aborts the aggregation job (DAP-18 section 4.5.3.3) or rejects its reports
+    /// (DAP-19).
+    pub unknown_key_aborts_job: bool,
+}
+
 /// A protocol revision: encodings, HPKE labels and resources.
 ///
 /// Decoders are total: they consume every byte, never panic, and never allocate more memory than the input justifies.
@@ -80,6 +90,8 @@ pub trait Wire: Sync {
 
     /// The rules for collected batches.
     fn collected_batch_policy(&self) -> CollectedBatchPolicy;
+    /// The rules for reports.
+    fn report_policy(&self) -> ReportPolicy;
     /// Whether tasks have a distinguishing text ([`TaskParameters::info`]).
     fn has_task_info(&self) -> bool;
     /// Checks that the protocol can express the task parameters. The error says what to change.
@@ -113,6 +125,10 @@ pub trait Wire: Sync {
     fn encode_upload(&self, task: &TaskParameters, reports: &[Report]) -> Vec<u8>;
     /// Decodes a complete upload.
     fn decode_upload(&self, task: &TaskParameters, bytes: &Bytes) -> Result<Vec<Report>, Malformed>;
+    /// The error that a leader sends for an error of an uploaded report.
+    fn upload_error(&self, error: ReportError) -> ReportError;
+    /// Encodes the response to an upload: the rejected reports, in order. Empty if the protocol has no such response.
+    fn encode_upload_answer(&self, errors: &[(ReportId, ReportError)]) -> Vec<u8>;
     /// Decodes the response to an upload: the rejected reports, in order.
     fn decode_upload_answer(&self, bytes: &Bytes) -> Result<Vec<(ReportId, ReportError)>, Malformed>;
     /// Encodes the plaintext of an input share.
@@ -167,6 +183,7 @@ pub trait Wire: Sync {
 pub fn for_revision(revision: Revision) -> &'static dyn Wire {
     match revision {
         Revision::Dap09 => &dap09::Dap09,
-        Revision::Dap18 => &dap18::Dap18,
+        Revision::Dap18 => &current::DAP_18,
+        Revision::Dap19 => &current::DAP_19,
     }
 }

@@ -117,7 +117,7 @@ async fn read(
     let context = context.clone();
     let read = move || -> Result<_, Error> {
         let init = context.wire.decode_job_init(&context.task.public, &body, most)?;
-        helper::check_request(&context.task, &init)?;
+        helper::check_request(&context, &init)?;
         let memory = JobMemory::of(&context, &init);
         Ok(DecodedRequest { hash: Sha256::digest(&body).into(), init, memory })
     };
@@ -220,12 +220,10 @@ async fn answer(
     room: JobRoom,
     permit: Permit,
 ) -> Result<Bytes, Error> {
-    let candidates: Vec<_> = init
-        .prepare_inits
-        .into_iter()
-        .zip(verdicts)
-        .map(|(init, refused)| helper::CandidateReport { init, refused })
-        .collect();
+    let of_job = helper::has_unknown_key(context, &init).then_some(ReportError::UnknownVerificationKeyId);
+    let with_verdicts = init.prepare_inits.into_iter().zip(verdicts);
+    let candidates: Vec<_> =
+        with_verdicts.map(|(init, refused)| helper::CandidateReport { init, refused: refused.or(of_job) }).collect();
     let prepared = AssertUnwindSafe(prepare(ctx, context, request, candidates, room, permit)).catch_unwind().await;
     let answered = prepared.unwrap_or_else(|panic| {
         Err(Fault::new(format!("processing an aggregation job panicked: {}", panic_text(&*panic))).into())

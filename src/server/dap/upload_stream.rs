@@ -16,10 +16,7 @@ use crate::{
 use dapbox_aggregator::{Error, TaskContext, upload::Verdict};
 use dapbox_protocol::{
     model::{Report, ReportError, ReportId},
-    wire::{
-        Malformed, Problem, ProblemType,
-        dap18::{UploadReader, upload_error},
-    },
+    wire::{Malformed, Problem, ProblemType, Wire, current::UploadReader},
 };
 
 /// Number of reports stored together: enough to share a commit, which other uploads share, too.
@@ -110,7 +107,7 @@ impl Upload<'_> {
         let reports = std::mem::take(&mut self.group);
         let ids: Vec<_> = reports.iter().map(|report| report.metadata.id).collect();
         let verdicts = upload::store(self.ctx, self.context, reports).await?;
-        self.tally.add(ids, verdicts);
+        self.tally.add(self.context.wire, ids, verdicts);
         Ok(())
     }
 
@@ -127,6 +124,12 @@ impl Upload<'_> {
     }
 }
 
+/// The error of a report with unknown extensions of these types: repeated ones are invalid, whatever they mean.
+fn extension_error(kinds: &[u16]) -> ReportError {
+    let distinct: BTreeSet<_> = kinds.iter().collect();
+    if distinct.len() < kinds.len() { ReportError::InvalidMessage } else { ReportError::UnsupportedExtension }
+}
+
 /// The verdicts on the reports of an upload.
 #[derive(Default)]
 struct UploadResult {
@@ -135,19 +138,22 @@ struct UploadResult {
 }
 
 impl UploadResult {
-    fn add(&mut self, ids: Vec<ReportId>, verdicts: Vec<Verdict>) {
+    fn add(&mut self, wire: &dyn Wire, ids: Vec<ReportId>, verdicts: Vec<Verdict>) {
         for (id, verdict) in ids.into_iter().zip(verdicts) {
             match verdict {
                 // A repeated upload has the same response as the first one.
                 Verdict::Stored | Verdict::Repeated => {}
-                Verdict::Refused(error) => self.refused.push((id, upload_error(error))),
+                Verdict::Refused(error) => self.refused.push((id, wire.upload_error(error))),
                 Verdict::BucketLimit => self.refused.push((id, ReportError::ReportDropped)),
-                Verdict::UnknownExtensions(numbers) => self.unknown_extensions.extend(numbers),
+                Verdict::UnknownExtensions(numbers) if wire.report_policy().extensions_reject_upload => {
+                    self.unknown_extensions.extend(numbers);
+                }
+                Verdict::UnknownExtensions(numbers) => self.refused.push((id, extension_error(&numbers))),
             }
         }
     }
 
-    /// Returns the rejected reports. The protocol cannot reject a single report for its extensions (section 4.4.2.2):
+    /// Returns the rejected reports. DAP-18 cannot reject a single report for its extensions (section 4.4.2.2):
     /// the problem lists the unknown extensions instead of the rejected reports. Reports without unknown extensions are
     /// stored nevertheless, and the client may send them again.
     fn finish(self) -> Result<Refused, Problem> {
@@ -163,13 +169,14 @@ impl UploadResult {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dapbox_protocol::wire::current::{DAP_18, DAP_19};
 
     #[test]
     fn maps_refusals_in_order() {
         let ids: Vec<_> = (0..4).map(|n| ReportId::new([n; 16])).collect();
         let mut tally = UploadResult::default();
-        tally.add(ids[..2].to_vec(), vec![Verdict::Refused(ReportError::TaskExpired), Verdict::Stored]);
-        tally.add(ids[2..].to_vec(), vec![Verdict::Repeated, Verdict::Refused(ReportError::BatchCollected)]);
+        tally.add(&DAP_18, ids[..2].to_vec(), vec![Verdict::Refused(ReportError::TaskExpired), Verdict::Stored]);
+        tally.add(&DAP_18, ids[2..].to_vec(), vec![Verdict::Repeated, Verdict::Refused(ReportError::BatchCollected)]);
         let expected = vec![(ids[0], ReportError::ReportDropped), (ids[3], ReportError::BatchCollected)];
         assert_eq!(tally.finish(), Ok(expected));
     }
@@ -178,9 +185,20 @@ mod tests {
     fn reports_all_unknown_extensions() {
         let mut tally = UploadResult::default();
         let verdicts = [vec![42, 23], vec![7, 42]].map(Verdict::UnknownExtensions).to_vec();
-        tally.add(vec![ReportId::new([1; 16]), ReportId::new([2; 16])], verdicts);
+        let ids = vec![ReportId::new([1; 16]), ReportId::new([2; 16])];
+        tally.add(&DAP_18, ids, verdicts);
         let problem = tally.finish().unwrap_err();
         assert_eq!(problem.kind, ProblemType::UnsupportedExtension);
         assert_eq!(problem.unsupported_extensions, [7, 23, 42]);
+    }
+
+    #[test]
+    fn rejects_reports_for_their_extensions() {
+        let ids: Vec<_> = (0..3).map(|n| ReportId::new([n; 16])).collect();
+        let mut tally = UploadResult::default();
+        let verdicts = [vec![42], vec![7, 42, 7]].map(Verdict::UnknownExtensions).into_iter().chain([Verdict::Stored]);
+        tally.add(&DAP_19, ids.clone(), verdicts.collect());
+        let expected = vec![(ids[0], ReportError::UnsupportedExtension), (ids[1], ReportError::InvalidMessage)];
+        assert_eq!(tally.finish(), Ok(expected));
     }
 }

@@ -13,9 +13,9 @@
 //!
 //! # Decision: a job is deleted at the helper before its reports are retried
 //!
-//! Reports that were too early for the helper's clock may form a later job that is identical to the byte. A helper that
-//! derives job ids from the content would return the old response. The leader therefore deletes the job at the helper
-//! first.
+//! Reports that were too early for the helper's clock, or whose verification key it did not have, may form a later job that
+//! is identical to the byte. A helper that derives job ids from the content would return the old response. The leader
+//! therefore deletes the job at the helper first.
 
 use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc, time::Duration as StdDuration};
 
@@ -89,11 +89,11 @@ pub async fn run(ctx: Arc<LeaderContext>, task: TaskId, id: AggregationJobId) ->
     // The location of a job that the helper need not keep.
     let leftover = match outcome {
         JobOutcome::Answered { resps, location } => {
-            let try_again =
-                resps.iter().any(|resp| resp.outcome == PrepareOutcome::Reject(ReportError::ReportTooEarly));
+            let try_again = resps.iter().any(|resp| leader::is_retried(&resp.outcome));
+            let error = without_key(&context, &resps);
             let Some(prepared) = prepare_again(&ctx, &context, id, prepared).await? else { return Ok(()) };
             finish(&ctx, &context, id, prepared, resps).await?;
-            ctx.tasks.set_error(&task, None);
+            ctx.tasks.set_error(&task, error);
             // A later job of the same reports may be identical to the byte. A helper that derives job ids from the
             // content (DAP-18 section 3.2) would otherwise return the old response.
             location.filter(|_| try_again)
@@ -454,6 +454,17 @@ fn log_disagreement(
     for (error_code, report_count) in unknown_errors {
         tracing::warn!(%task_id, job_id = %id, error_code, report_count, "helper rejected reports with unknown error code");
     }
+}
+
+/// What the operator has to know if the helper does not have the verification key of a job.
+fn without_key(context: &TaskContext, resps: &[PrepareResp]) -> Option<String> {
+    let unknown = PrepareOutcome::Reject(ReportError::UnknownVerificationKeyId);
+    let (count, id) = (resps.iter().filter(|resp| resp.outcome == unknown).count(), context.task.verify_key_id);
+    if count == 0 {
+        return None;
+    }
+    tracing::warn!(task_id = %context.task.public.id, key_id = id, report_count = count, "verification key unknown to helper");
+    Some(format!("the helper does not have the verification key with the id {id}; the reports wait"))
 }
 
 /// Deletes a job at the helper, with one attempt (DAP-09 section 4.5.2.2, DAP-18 section 4.5.5).

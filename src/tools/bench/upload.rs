@@ -31,7 +31,7 @@ pub struct Options {
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [10, 128],
         value_parser = clap::value_parser!(u64).range(1..=1000))]
     connections: Vec<u64>,
-    /// Reports per request; more than 1 only with --dap 18.
+    /// Reports per request; more than 1 with --dap 18 or 19.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     reports_per_upload: u64,
 }

@@ -41,7 +41,7 @@ impl TaskDescription<'_> {
     pub fn parameters(&self, revision: Revision) -> Result<TaskParameters, String> {
         let (info, max_batch_size, task_expiration, task_interval) = match revision {
             Revision::Dap09 => ("", self.max_batch_size, self.end, None),
-            Revision::Dap18 => (TASK_INFO, None, None, self.interval()?),
+            Revision::Dap18 | Revision::Dap19 => (TASK_INFO, None, None, self.interval()?),
         };
         let task = TaskParameters {
             id: self.id,

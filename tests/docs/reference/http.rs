@@ -5,7 +5,7 @@ use dapbox::{
     model::{Time, TokenHash},
     server::Server,
     store::api_token::ApiToken,
-    wire::{dap09, dap18, management},
+    wire::{current, dap09, management},
 };
 use tempfile::TempDir;
 
@@ -44,44 +44,49 @@ const DAP09: [Row; 5] = [
 
 /// DAP-18's resources.
 const DAP18: [Row; 8] = [
-    ("hpke_config", "clients", "", dap18::resources::media::HPKE_CONFIG_LIST),
+    ("hpke_config", "clients", "", current::resources::media::HPKE_CONFIG_LIST),
     (
         "tasks/{task}/reports",
         "clients, at the leader",
-        dap18::resources::media::UPLOAD_REQ,
-        dap18::resources::media::UPLOAD_ERRORS,
+        current::resources::media::UPLOAD_REQ,
+        current::resources::media::UPLOAD_ERRORS,
     ),
     (
         "tasks/{task}/aggregation_jobs",
         "the leader, at the helper",
-        dap18::resources::media::AGGREGATION_JOB_INIT_REQ,
-        dap18::resources::media::AGGREGATION_JOB_RESP,
+        current::resources::media::AGGREGATION_JOB_INIT_REQ,
+        current::resources::media::AGGREGATION_JOB_RESP,
     ),
     (
         "tasks/{task}/aggregation_jobs/{job}",
         "the leader, at the helper",
-        dap18::resources::media::AGGREGATION_JOB_CONTINUE_REQ,
-        dap18::resources::media::AGGREGATION_JOB_RESP,
+        current::resources::media::AGGREGATION_JOB_CONTINUE_REQ,
+        current::resources::media::AGGREGATION_JOB_RESP,
     ),
     (
         "tasks/{task}/collection_jobs",
         "the collector, at the leader",
-        dap18::resources::media::COLLECTION_JOB_REQ,
-        dap18::resources::media::COLLECTION_JOB_RESP,
+        current::resources::media::COLLECTION_JOB_REQ,
+        current::resources::media::COLLECTION_JOB_RESP,
     ),
     (
         "tasks/{task}/collection_jobs/{job}",
         "the collector, at the leader",
         "",
-        dap18::resources::media::COLLECTION_JOB_RESP,
+        current::resources::media::COLLECTION_JOB_RESP,
     ),
     (
         "tasks/{task}/aggregate_shares",
         "the leader, at the helper",
-        dap18::resources::media::AGGREGATE_SHARE_REQ,
-        dap18::resources::media::AGGREGATE_SHARE,
+        current::resources::media::AGGREGATE_SHARE_REQ,
+        current::resources::media::AGGREGATE_SHARE,
     ),
-    ("tasks/{task}/aggregate_shares/{job}", "the leader, at the helper", "", dap18::resources::media::AGGREGATE_SHARE),
+    (
+        "tasks/{task}/aggregate_shares/{job}",
+        "the leader, at the helper",
+        "",
+        current::resources::media::AGGREGATE_SHARE,
+    ),
 ];
 
 /// The management API's resources: request, response.

@@ -70,7 +70,7 @@ impl Scenario {
             Revision::Dap09 => {
                 &[Lifecycle, Early, Refused, Violation, Mismatch, Closed, Removed, Keys, Managed, InBand, Collector]
             }
-            Revision::Dap18 => {
+            Revision::Dap18 | Revision::Dap19 => {
                 &[Lifecycle, Deferred, Early, Refused, Violation, Mismatch, Closed, Removed, Keys, Collector]
             }
         }

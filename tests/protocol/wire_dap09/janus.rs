@@ -327,7 +327,11 @@ fn prepare_error(ours: ReportError) -> janus::PrepareError {
         ReportError::TaskExpired => janus::PrepareError::TaskExpired,
         ReportError::InvalidMessage => janus::PrepareError::InvalidMessage,
         ReportError::ReportTooEarly => janus::PrepareError::ReportTooEarly,
-        ReportError::TaskNotStarted | ReportError::OutdatedConfig | ReportError::Unknown(_) => {
+        ReportError::TaskNotStarted
+        | ReportError::OutdatedConfig
+        | ReportError::UnknownVerificationKeyId
+        | ReportError::UnsupportedExtension
+        | ReportError::Unknown(_) => {
             unreachable!("DAP-09 has no number for it")
         }
     }

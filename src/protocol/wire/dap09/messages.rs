@@ -260,14 +260,14 @@ fn prepare_error_number(error: ReportError) -> u8 {
     match error {
         ReportError::BatchCollected => 0,
         ReportError::ReportReplayed => 1,
-        // DAP-09 tasks have no start, so `TaskNotStarted` has no code of its own.
-        ReportError::ReportDropped | ReportError::TaskNotStarted => 2,
+        // DAP-09 tasks have no start and one verification key, so these have no code of their own.
+        ReportError::ReportDropped | ReportError::TaskNotStarted | ReportError::UnknownVerificationKeyId => 2,
         ReportError::HpkeUnknownConfigId | ReportError::OutdatedConfig => 3,
         ReportError::HpkeDecryptError => 4,
         ReportError::VdafPrepError => 5,
         ReportError::BatchSaturated => 6,
         ReportError::TaskExpired => 7,
-        ReportError::InvalidMessage => 8,
+        ReportError::InvalidMessage | ReportError::UnsupportedExtension => 8,
         ReportError::ReportTooEarly => 9,
         ReportError::Unknown(number) => number,
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 pub use super::shared::{AggregationJobContinueReq, InvalidPath, PrepareContinue};
 use super::{
-    CollectedBatchPolicy, RequestSpec, ResourceKind, Wire,
+    CollectedBatchPolicy, ReportPolicy, RequestSpec, ResourceKind, Wire,
     codec::Malformed,
     shared::{
         ciphertext_len, decode, encode, get_ciphertext, get_hpke_configs, label, put_ciphertext, put_hpke_configs,
@@ -44,6 +44,11 @@ impl Wire for Dap09 {
     /// Sections 4.6.2 and 4.6.5.
     fn collected_batch_policy(&self) -> CollectedBatchPolicy {
         CollectedBatchPolicy { may_repeat: true, size_before_overlap: true }
+    }
+
+    /// Reports have no public extensions, and tasks one verification key.
+    fn report_policy(&self) -> ReportPolicy {
+        ReportPolicy { extensions_reject_upload: true, unknown_key_aborts_job: true }
     }
 
     fn has_task_info(&self) -> bool {
@@ -131,6 +136,14 @@ impl Wire for Dap09 {
     }
 
     /// A response with a success status accepts the upload; its body is ignored.
+    fn upload_error(&self, error: ReportError) -> ReportError {
+        error
+    }
+
+    fn encode_upload_answer(&self, _errors: &[(ReportId, ReportError)]) -> Vec<u8> {
+        Vec::new()
+    }
+
     fn decode_upload_answer(&self, _bytes: &Bytes) -> Result<Vec<(ReportId, ReportError)>, Malformed> {
         Ok(Vec::new())
     }

@@ -51,7 +51,7 @@ pub trait Taskprov: Sync {
 pub fn for_revision(revision: Revision) -> Option<&'static dyn Taskprov> {
     match revision {
         Revision::Dap09 => Some(&dap09::Taskprov06),
-        Revision::Dap18 => None,
+        Revision::Dap18 | Revision::Dap19 => None,
     }
 }
 

@@ -221,7 +221,9 @@ impl<'a> Task<'a> {
         let (start, end) = (self.bound.task_start, self.bound.task_end);
         let lifetime = start.zip(end).map(|(start, end)| match self.context.revision {
             Revision::Dap09 => Lifetime::Draft09 { expiration: end },
-            Revision::Dap18 => Lifetime::Latest { start, duration: JsonNumber(end.0.saturating_sub(start.0)) },
+            Revision::Dap18 | Revision::Dap19 => {
+                Lifetime::Latest { start, duration: JsonNumber(end.0.saturating_sub(start.0)) }
+            }
         });
         let is_capped = self.mode == QueryKind::FixedSize && self.context.revision == Revision::Dap09;
         AddTask {

@@ -20,7 +20,7 @@ use dapbox::{
         Interval, MaxMeasurement, PartialBatchSelector, PlaintextInputShare, PrepareInit, PrepareOutcome, PrepareResp,
         Query, Report, ReportId, ReportMetadata, ReportShare, Role, TaskParameters, Time, VdafConfig,
     },
-    wire::dap18::{AggregationJobContinueReq, PrepareContinue},
+    wire::current::{AggregationJobContinueReq, PrepareContinue},
 };
 
 use super::{

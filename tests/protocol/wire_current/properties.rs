@@ -8,10 +8,7 @@ use dapbox::{
         BatchId, CollectionReq, Duration, FixedSizeQuery, HpkeCiphertext, Interval, PrepareInit, PrepareOutcome,
         PrepareResp, Query, ReportError, ReportId, ReportMetadata, ReportShare, TaskParameters, Time,
     },
-    wire::{
-        Problem, ProblemType,
-        dap18::{encode_upload_errors, upload_error},
-    },
+    wire::{Problem, ProblemType, Wire, current::DAP_18},
 };
 use proptest::prelude::*;
 
@@ -312,7 +309,8 @@ fn rejects_unordered_extensions_and_duplicate_batch() {
 #[test]
 fn maps_errors_without_code() {
     let id = ReportId::new([7; 16]);
-    let number = |error| encode_upload_errors(&[(id, error)])[16];
+    let number =
+        |error| dap18().encode_job_resp(&[PrepareResp { report_id: id, outcome: PrepareOutcome::Reject(error) }])[17];
     assert_eq!(number(ReportError::HpkeUnknownConfigId), 5);
     assert_eq!(number(ReportError::BatchSaturated), 3);
     let reject = PrepareResp { report_id: id, outcome: PrepareOutcome::Reject(ReportError::HpkeUnknownConfigId) };
@@ -335,7 +333,7 @@ fn upload_errors_reveal_less_than_job_errors() {
         (ReportError::ReportDropped, ReportError::ReportDropped),
         (ReportError::InvalidMessage, ReportError::InvalidMessage),
     ] {
-        assert_eq!(upload_error(inside), outside);
+        assert_eq!(DAP_18.upload_error(inside), outside);
     }
 }
 

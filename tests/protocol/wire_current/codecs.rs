@@ -9,7 +9,7 @@ use dapbox::{
     },
     wire::{
         self, Malformed, Wire,
-        dap18::{AggregationJobContinueReq, decode_job_continue, encode_job_continue, encode_upload_errors},
+        current::{AggregationJobContinueReq, decode_job_continue, encode_job_continue},
     },
 };
 
@@ -62,7 +62,7 @@ pub const UPLOAD: Codec<Vec<Report>> = Codec {
 };
 
 pub const UPLOAD_ERRORS: Codec<Vec<(ReportId, ReportError)>> = Codec {
-    encode: |errors| encode_upload_errors(errors),
+    encode: |errors| dap18().encode_upload_answer(errors),
     decode: |bytes| dap18().decode_upload_answer(bytes),
     is_open: true,
 };

@@ -1,10 +1,11 @@
-//! Message layouts of DAP-18 (sections 4.1 to 5.2): a pair of functions for each structure.
+//! Message layouts (DAP-18 sections 4.1 to 5.2): a pair of functions for each structure.
 //!
 //! `put` functions write, `get` functions read. Field names are those of the draft. Messages count times in units of
 //! the task's time precision; [`TimeUnit`] converts them to seconds.
 
 use bytes::Bytes;
 
+use super::Draft;
 use crate::{
     model::{
         AggregateShareReq, AggregationJobInitReq, BatchId, BatchSelector, Collection, CollectionReq, Duration,
@@ -39,40 +40,8 @@ const LEADER_SELECTED_BATCH_ID: u16 = 1;
 
 // Section 4.1: basic structures.
 
-fn get_report_error(r: &mut Reader, what: &'static str) -> Decoded<ReportError> {
-    Ok(match r.u8(what)? {
-        1 => ReportError::BatchCollected,
-        2 => ReportError::ReportReplayed,
-        3 => ReportError::ReportDropped,
-        4 => ReportError::HpkeUnknownConfigId,
-        5 => ReportError::HpkeDecryptError,
-        6 => ReportError::VdafPrepError,
-        7 => ReportError::TaskExpired,
-        8 => ReportError::InvalidMessage,
-        9 => ReportError::ReportTooEarly,
-        10 => ReportError::TaskNotStarted,
-        11 => ReportError::OutdatedConfig,
-        // An unknown code rejects its report only (section 4.5.3.1).
-        number => ReportError::Unknown(number),
-    })
-}
-
-fn report_error_number(error: ReportError) -> u8 {
-    match error {
-        ReportError::BatchCollected => 1,
-        ReportError::ReportReplayed => 2,
-        // DAP-18 batches have no maximum size, so `BatchSaturated` has no code of its own.
-        ReportError::ReportDropped | ReportError::BatchSaturated => 3,
-        // `HpkeUnknownConfigId` has the code 4, but section 4.5.3.3 requires the code of `HpkeDecryptError` instead.
-        ReportError::HpkeUnknownConfigId | ReportError::HpkeDecryptError => 5,
-        ReportError::VdafPrepError => 6,
-        ReportError::TaskExpired => 7,
-        ReportError::InvalidMessage => 8,
-        ReportError::ReportTooEarly => 9,
-        ReportError::TaskNotStarted => 10,
-        ReportError::OutdatedConfig => 11,
-        ReportError::Unknown(number) => number,
-    }
+fn get_report_error(draft: &Draft, r: &mut Reader, what: &'static str) -> Decoded<ReportError> {
+    Ok(draft.report_error(r.u8(what)?))
 }
 
 /// The unit of times in messages: the task's time precision in seconds (section 4.1.1).
@@ -160,16 +129,16 @@ pub(super) fn get_reports(r: &mut Reader, unit: TimeUnit) -> Decoded<Vec<Report>
     r.vector_to_end("UploadRequest.reports", 1, usize::MAX, |r| get_report(r, unit))
 }
 
-pub(super) fn put_upload_errors(w: &mut Writer, errors: &[(ReportId, ReportError)]) {
+pub(super) fn put_upload_errors(draft: &Draft, w: &mut Writer, errors: &[(ReportId, ReportError)]) {
     for (id, error) in errors {
         w.fixed(id.as_bytes());
-        w.u8(report_error_number(*error));
+        w.u8(draft.code(draft.sent_in_job(*error)));
     }
 }
 
-pub(super) fn get_upload_errors(r: &mut Reader) -> Decoded<Vec<(ReportId, ReportError)>> {
+pub(super) fn get_upload_errors(draft: &Draft, r: &mut Reader) -> Decoded<Vec<(ReportId, ReportError)>> {
     r.vector_to_end("UploadErrors.status", 0, usize::MAX, |r| {
-        Ok((get_id(r, "ReportUploadStatus.id")?, get_report_error(r, "ReportUploadStatus.error")?))
+        Ok((get_id(r, "ReportUploadStatus.id")?, get_report_error(draft, r, "ReportUploadStatus.error")?))
     })
 }
 
@@ -253,7 +222,7 @@ fn get_verify_init(r: &mut Reader, unit: TimeUnit) -> Decoded<PrepareInit> {
     Ok(PrepareInit { share, message: r.opaque32("VerifyInit.payload", 1)? })
 }
 
-pub(super) fn put_job_resp(w: &mut Writer, resps: &[PrepareResp]) {
+pub(super) fn put_job_resp(draft: &Draft, w: &mut Writer, resps: &[PrepareResp]) {
     for resp in resps {
         w.fixed(resp.report_id.as_bytes());
         match &resp.outcome {
@@ -264,23 +233,23 @@ pub(super) fn put_job_resp(w: &mut Writer, resps: &[PrepareResp]) {
             PrepareOutcome::Finished => w.u8(verify_resp_type::FINISH),
             PrepareOutcome::Reject(error) => {
                 w.u8(verify_resp_type::REJECT);
-                w.u8(report_error_number(*error));
+                w.u8(draft.code(draft.sent_in_job(*error)));
             }
         }
     }
 }
 
-pub(super) fn get_job_resp(r: &mut Reader, max_reports: usize) -> Decoded<Vec<PrepareResp>> {
+pub(super) fn get_job_resp(draft: &Draft, r: &mut Reader, max_reports: usize) -> Decoded<Vec<PrepareResp>> {
     r.vector_to_end("AggregationJobResp.verify_resps", 1, max_reports, |r| {
-        Ok(PrepareResp { report_id: get_id(r, "VerifyResp.report_id")?, outcome: get_outcome(r)? })
+        Ok(PrepareResp { report_id: get_id(r, "VerifyResp.report_id")?, outcome: get_outcome(draft, r)? })
     })
 }
 
-fn get_outcome(r: &mut Reader) -> Decoded<PrepareOutcome> {
+fn get_outcome(draft: &Draft, r: &mut Reader) -> Decoded<PrepareOutcome> {
     Ok(match r.u8("VerifyResp.verify_resp_type")? {
         verify_resp_type::CONTINUE => PrepareOutcome::Continue(r.opaque32("VerifyResp.payload", 1)?),
         verify_resp_type::FINISH => PrepareOutcome::Finished,
-        verify_resp_type::REJECT => PrepareOutcome::Reject(get_report_error(r, "VerifyResp.report_error")?),
+        verify_resp_type::REJECT => PrepareOutcome::Reject(get_report_error(draft, r, "VerifyResp.report_error")?),
         _ => return Err(unknown_value("VerifyResp.verify_resp_type")),
     })
 }
@@ -319,7 +288,7 @@ pub(super) fn put_collection_req(w: &mut Writer, unit: TimeUnit, request: &Colle
             w.opaque16(&[]);
         }
         Query::FixedSize(FixedSizeQuery::ByBatchId(_)) => {
-            return Err(Malformed::new("Query", "selects a batch by its id, which DAP-18 does not support"));
+            return Err(Malformed::new("Query", "selects a batch by its id, which the draft does not support"));
         }
     }
     w.opaque32(&request.aggregation_parameter);

@@ -6,7 +6,10 @@ use crate::{
     wire::{codec::Writer, shared::encode},
 };
 
-use super::messages::{TimeUnit, batch_mode};
+use super::{
+    Draft,
+    messages::{TimeUnit, batch_mode},
+};
 
 /// `TaskExtensionType.task_interval` (section 4.2.3).
 const TASK_INTERVAL: u16 = 1;
@@ -23,9 +26,10 @@ mod vdaf_type {
 }
 
 /// Checks that the protocol can express the task parameters. The error says what to change.
-pub(super) fn check(task: &TaskParameters) -> Result<(), String> {
-    if !(1..=255).contains(&task.info.len()) {
-        return Err("info must be 1 to 255 bytes long".to_owned());
+pub(super) fn check(draft: &Draft, task: &TaskParameters) -> Result<(), String> {
+    let least = usize::from(draft.requires_info);
+    if !(least..=255).contains(&task.info.len()) {
+        return Err(format!("info must be {least} to 255 bytes long"));
     }
     for (name, url) in [("leader", &task.leader_url), ("helper", &task.helper_url)] {
         if !(1..=usize::from(u16::MAX)).contains(&url.len()) || !url.is_ascii() {
@@ -33,10 +37,10 @@ pub(super) fn check(task: &TaskParameters) -> Result<(), String> {
         }
     }
     if task.max_batch_size().is_some() {
-        return Err("maximum batch size is not supported in DAP-18 (hint: omit it)".to_owned());
+        return Err(format!("maximum batch size is not supported in {} (hint: omit it)", draft.name));
     }
     if task.task_expiration.is_some() {
-        return Err("end requires a start in DAP-18 (hint: set both)".to_owned());
+        return Err(format!("end requires a start in {} (hint: set both)", draft.name));
     }
     if task.task_interval.is_some_and(|interval| !interval.is_aligned(task.time_precision)) {
         return Err("start and end must be different multiples of the time precision".to_owned());
@@ -79,7 +83,7 @@ pub(super) fn len(task: &TaskParameters) -> usize {
     96 + task.info.len() + task.leader_url.len() + task.helper_url.len()
 }
 
-/// The code and the configuration of a VDAF (appendix B). Fails if the VDAF has none in DAP-18.
+/// The code and the configuration of a VDAF (appendix B). Fails if the VDAF has none.
 fn vdaf(vdaf: &VdafConfig) -> Result<(u32, Vec<u8>), String> {
     Ok(match *vdaf {
         VdafConfig::Prio3Count => (vdaf_type::PRIO3_COUNT, Vec::new()),
@@ -111,19 +115,22 @@ fn vdaf(vdaf: &VdafConfig) -> Result<(u32, Vec<u8>), String> {
             (vdaf_type::PRIO3_MULTIHOT_COUNT_VEC, encode(16, put))
         }
         VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { .. } => {
-            return Err("VDAF is not supported in DAP-18 (hint: use Prio3SumVec)".to_owned());
+            return Err("VDAF is supported in DAP-09 only (hint: use Prio3SumVec)".to_owned());
         }
     })
 }
 
 fn count(n: usize) -> Result<u32, String> {
-    n.try_into().map_err(|_| format!("VDAF length {n} does not fit in the 32 bits of DAP-18"))
+    n.try_into().map_err(|_| format!("VDAF length {n} does not fit in 32 bits"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Duration, Revision, TaskId, Time};
+    use crate::{
+        model::{Duration, Revision, TaskId, Time},
+        wire::current::{DAP_18, DAP_19},
+    };
 
     fn task() -> TaskParameters {
         TaskParameters {
@@ -156,7 +163,7 @@ mod tests {
             TaskParameters { batch_mode: BatchMode::fixed_size(None), ..task() },
             TaskParameters { vdaf: VdafConfig::Prio3Sum { max: MaxMeasurement(u64::MAX) }, ..task() },
         ] {
-            assert_eq!(check(&accepted), Ok(()), "{accepted:?}");
+            assert_eq!([&DAP_18, &DAP_19].map(|draft| check(draft, &accepted)), [Ok(()), Ok(())], "{accepted:?}");
         }
     }
 
@@ -179,8 +186,9 @@ mod tests {
             (TaskParameters { vdaf: too_long, ..task() }, "VDAF length 4294967296"),
             (TaskParameters { vdaf: without_code, ..task() }, "VDAF is not supported"),
         ] {
-            let found = check(&refused).unwrap_err();
+            let found = check(&DAP_18, &refused).unwrap_err();
             assert!(found.starts_with(why), "{found}");
         }
+        assert_eq!(check(&DAP_19, &TaskParameters { info: String::new(), ..task() }), Ok(()));
     }
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use dapbox::{
     model::Report,
-    wire::{Malformed, dap18::UploadReader},
+    wire::{Malformed, current::UploadReader},
 };
 use proptest::{prelude::*, sample::Index};
 

@@ -8,7 +8,7 @@ use dapbox::{
         PartialBatchSelector, PlaintextInputShare, PrepareInit, PrepareOutcome, PrepareResp, Query, Report,
         ReportError, ReportId, ReportMetadata, ReportShare, Time,
     },
-    wire::dap18::{AggregationJobContinueReq, PrepareContinue},
+    wire::current::{AggregationJobContinueReq, PrepareContinue},
 };
 use proptest::{
     collection::{btree_map, hash_map, vec},

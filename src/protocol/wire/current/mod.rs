@@ -1,5 +1,7 @@
-//! DAP-18 (draft-ietf-ppm-dap-18): encodings, HPKE labels and resources.
+//! DAP-18 (draft-ietf-ppm-dap-18) and later drafts: encodings, HPKE labels and resources. [`Draft`] says where they differ.
+//! Section numbers are those of DAP-18.
 
+mod draft;
 mod messages;
 pub mod resources;
 mod task;
@@ -9,7 +11,7 @@ use bytes::Bytes;
 
 pub use super::shared::{AggregationJobContinueReq, InvalidPath, PrepareContinue};
 use super::{
-    CollectedBatchPolicy, RequestSpec, ResourceKind, Wire,
+    CollectedBatchPolicy, ReportPolicy, RequestSpec, ResourceKind, Wire,
     codec::{Malformed, Writer},
     shared::{
         ciphertext_len, decode, encode, extensions_len, get_ciphertext, get_hpke_configs, label, put_ciphertext,
@@ -21,31 +23,13 @@ use crate::model::{
     HpkeConfig, PlaintextInputShare, PrepareResp, Report, ReportError, ReportId, ReportMetadata, Role, TaskId,
     TaskParameters,
 };
+pub use draft::{DAP_18, DAP_19, Draft};
 use messages::{self as m, TimeUnit};
 pub use resources::{Resource, media, parse_path, parse_step};
 pub use upload::UploadReader;
 
 /// Number of reports in one upload of a dapbox client. Small, so that a rejected request costs little.
 const REPORTS_PER_UPLOAD: usize = 64;
-
-/// The DAP-18 revision.
-#[derive(Clone, Copy, Debug)]
-pub struct Dap18;
-
-/// Maps a report error to one that section 4.4.2.2 allows in uploads, which are fewer than in aggregation jobs. The
-/// section also allows `report_replayed` for a collected batch; `batch_collected` is more precise.
-pub fn upload_error(error: ReportError) -> ReportError {
-    match error {
-        ReportError::TaskExpired | ReportError::TaskNotStarted => ReportError::ReportDropped,
-        ReportError::HpkeUnknownConfigId => ReportError::OutdatedConfig,
-        other => other,
-    }
-}
-
-/// Encodes the rejected reports of an upload, in the order of the upload (`UploadErrors`, section 4.4.2.2).
-pub fn encode_upload_errors(errors: &[(ReportId, ReportError)]) -> Vec<u8> {
-    encode(errors.len() * 17, |w| m::put_upload_errors(w, errors))
-}
 
 /// Encodes an `AggregationJobContinueReq`.
 pub fn encode_job_continue(request: &AggregationJobContinueReq) -> Vec<u8> {
@@ -57,9 +41,9 @@ pub fn decode_job_continue(bytes: &Bytes, max_reports: usize) -> Result<Aggregat
     decode("AggregationJobContinueReq", bytes.clone(), |r| m::get_job_continue(r, max_reports))
 }
 
-impl Wire for Dap18 {
+impl Wire for Draft {
     fn path_prefix(&self) -> &'static str {
-        "dap-18"
+        self.version
     }
 
     /// Sections 4.6.1 and 4.6.4.
@@ -67,27 +51,31 @@ impl Wire for Dap18 {
         CollectedBatchPolicy { may_repeat: false, size_before_overlap: false }
     }
 
+    fn report_policy(&self) -> ReportPolicy {
+        self.report_policy
+    }
+
     fn has_task_info(&self) -> bool {
         true
     }
 
     fn check_task(&self, task: &TaskParameters) -> Result<(), String> {
-        task::check(task)
+        task::check(self, task)
     }
 
     /// Section 4.4.2.1: the sender is always the client.
     fn input_share_info(&self, recipient: Role) -> Vec<u8> {
-        label(b"dap-18 input share", Role::Client, recipient)
+        label(&[self.version.as_bytes(), b" input share"].concat(), Role::Client, recipient)
     }
 
     /// Section 4.6.7: the recipient is always the collector.
     fn aggregate_share_info(&self, sender: Role) -> Vec<u8> {
-        label(b"dap-18 aggregate share", sender, Role::Collector)
+        label(&[self.version.as_bytes(), b" aggregate share"].concat(), sender, Role::Collector)
     }
 
     /// Section 4.4.2.1.
     fn vdaf_context(&self, task: &TaskId) -> Vec<u8> {
-        [b"dap-18", &task.as_bytes()[..]].concat()
+        [self.version.as_bytes(), &task.as_bytes()[..]].concat()
     }
 
     /// `InputShareAad` (section 4.4.2.1).
@@ -140,8 +128,16 @@ impl Wire for Dap18 {
         decode("UploadRequest", bytes.clone(), |r| m::get_reports(r, TimeUnit::of(task)))
     }
 
+    fn upload_error(&self, error: ReportError) -> ReportError {
+        self.sent_for_upload(error)
+    }
+
+    fn encode_upload_answer(&self, errors: &[(ReportId, ReportError)]) -> Vec<u8> {
+        encode(errors.len() * 17, |w| m::put_upload_errors(self, w, errors))
+    }
+
     fn decode_upload_answer(&self, bytes: &Bytes) -> Result<Vec<(ReportId, ReportError)>, Malformed> {
-        decode("UploadErrors", bytes.clone(), m::get_upload_errors)
+        decode("UploadErrors", bytes.clone(), |r| m::get_upload_errors(self, r))
     }
 
     fn encode_plaintext(&self, share: &PlaintextInputShare) -> Vec<u8> {
@@ -172,11 +168,11 @@ impl Wire for Dap18 {
     }
 
     fn encode_job_resp(&self, resps: &[PrepareResp]) -> Vec<u8> {
-        encode(resps.len() * 64, |w| m::put_job_resp(w, resps))
+        encode(resps.len() * 64, |w| m::put_job_resp(self, w, resps))
     }
 
     fn decode_job_resp(&self, bytes: &Bytes, max_reports: usize) -> Result<Vec<PrepareResp>, Malformed> {
-        decode("AggregationJobResp", bytes.clone(), |r| m::get_job_resp(r, max_reports))
+        decode("AggregationJobResp", bytes.clone(), |r| m::get_job_resp(self, r, max_reports))
     }
 
     fn encode_collection_req(&self, task: &TaskParameters, request: &CollectionReq) -> Result<Vec<u8>, Malformed> {

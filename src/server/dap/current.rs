@@ -1,5 +1,5 @@
-//! The resources of DAP-18 over HTTP (DAP-18 sections 3 and 4.4 to 4.6): methods, media types, locations and status
-//! codes.
+//! The resources of DAP-18 and later drafts over HTTP (DAP-18 sections 3 and 4.4 to 4.6): methods, media types, locations and
+//! status codes.
 
 use url::Url;
 use warp::http::{HeaderValue, Method, StatusCode, header};
@@ -21,29 +21,33 @@ use dapbox_aggregator::{
     resource_id::{IdSource, ResourceKey},
 };
 use dapbox_protocol::{
-    model::{AggregateShareId, AggregationJobId, CollectionJobId, Revision, Role, TaskId},
+    model::{AggregateShareId, AggregationJobId, CollectionJobId, Role, TaskId},
     wire::{
         Problem, ProblemType, ResourceKind,
-        dap18::{Resource, decode_job_continue, encode_upload_errors, media, parse_path, parse_step},
+        current::{Draft, Resource, decode_job_continue, media, parse_path, parse_step},
     },
 };
 use dapbox_store::CollectionState;
 use dapbox_support::Fault;
 
-const ROUTES: Routes = Routes {
-    revision: Revision::Dap18,
-    map_problem,
-    browser_headers: "content-type",
-    continuation: (media::AGGREGATION_JOB_CONTINUE_REQ, decode_job_continue),
-};
+/// The routes of a draft.
+const fn routes_of(draft: &Draft) -> Routes {
+    Routes {
+        revision: draft.revision,
+        map_problem,
+        browser_headers: "content-type",
+        continuation: (media::AGGREGATION_JOB_CONTINUE_REQ, decode_job_continue),
+    }
+}
 
-/// Answers a request with `path` below the prefix of the revision.
-pub async fn handle(ctx: &DapContext, path: &str, request: Request) -> Response {
+/// Answers a request with `path` below the prefix of the draft.
+pub async fn handle(draft: &Draft, ctx: &DapContext, path: &str, request: Request) -> Response {
+    let routes = &routes_of(draft);
     let resource = match parse_path(path) {
         Ok(resource) => resource,
         Err(bad) => return failure(Problem::from(bad).into()),
     };
-    ROUTES.respond(target(&resource), request, |request| answer(ctx, resource, request)).await
+    routes.respond(target(&resource), request, |request| answer(routes, ctx, resource, request)).await
 }
 
 fn target(resource: &Resource) -> RouteTarget {
@@ -87,21 +91,21 @@ fn map_problem(problem: Problem) -> Problem {
     Problem { kind, ..problem }
 }
 
-async fn answer(ctx: &DapContext, resource: Resource, request: Request) -> Result<Response, Error> {
+async fn answer(routes: &Routes, ctx: &DapContext, resource: Resource, request: Request) -> Result<Response, Error> {
     let method = request.method_of_resource().to_owned();
     match (resource, method.as_str()) {
-        (Resource::HpkeConfig, _) => Ok(ROUTES.hpke_configs(&ctx.requests, media::HPKE_CONFIG_LIST)),
-        (Resource::Reports(task), _) => upload(ctx, task, request).await,
-        (Resource::AggregationJobs(task), _) => create_job(ctx, task, request).await,
-        (Resource::AggregationJob(task, job), "GET") => poll_job(ctx, task, job, request),
-        (Resource::AggregationJob(task, job), "POST") => ROUTES.continue_job(ctx, task, job, request).await,
-        (Resource::AggregationJob(task, job), _) => ROUTES.delete_job(ctx, task, job, request).await,
-        (Resource::CollectionJobs(task), _) => create_collection(ctx, task, request).await,
-        (Resource::CollectionJob(task, job), "GET") => poll_collection(ctx, task, job, request).await,
-        (Resource::CollectionJob(task, job), _) => ROUTES.delete_collection(ctx, task, job, request).await,
-        (Resource::AggregateShares(task), _) => create_share(ctx, task, request).await,
-        (Resource::AggregateShare(task, share), "GET") => get_share(ctx, task, share, request),
-        (Resource::AggregateShare(task, share), _) => delete_share(ctx, task, share, request).await,
+        (Resource::HpkeConfig, _) => Ok(routes.hpke_configs(&ctx.requests, media::HPKE_CONFIG_LIST)),
+        (Resource::Reports(task), _) => upload(routes, ctx, task, request).await,
+        (Resource::AggregationJobs(task), _) => create_job(routes, ctx, task, request).await,
+        (Resource::AggregationJob(task, job), "GET") => poll_job(routes, ctx, task, job, request),
+        (Resource::AggregationJob(task, job), "POST") => routes.continue_job(ctx, task, job, request).await,
+        (Resource::AggregationJob(task, job), _) => routes.delete_job(ctx, task, job, request).await,
+        (Resource::CollectionJobs(task), _) => create_collection(routes, ctx, task, request).await,
+        (Resource::CollectionJob(task, job), "GET") => poll_collection(routes, ctx, task, job, request).await,
+        (Resource::CollectionJob(task, job), _) => routes.delete_collection(ctx, task, job, request).await,
+        (Resource::AggregateShares(task), _) => create_share(routes, ctx, task, request).await,
+        (Resource::AggregateShare(task, share), "GET") => get_share(routes, ctx, task, share, request),
+        (Resource::AggregateShare(task, share), _) => delete_share(routes, ctx, task, share, request).await,
     }
 }
 
@@ -127,20 +131,20 @@ fn with_location(
 }
 
 /// Stores reports (section 4.4.2). The response lists the rejected ones only.
-async fn upload(ctx: &DapContext, task: TaskId, request: Request) -> Result<Response, Error> {
-    let context = ROUTES.task_for(&ctx.requests, task, Some(Role::Leader))?;
-    ROUTES.expect_type(&request, media::UPLOAD_REQ)?;
+async fn upload(routes: &Routes, ctx: &DapContext, task: TaskId, request: Request) -> Result<Response, Error> {
+    let context = routes.task_for(&ctx.requests, task, Some(Role::Leader))?;
+    routes.expect_type(&request, media::UPLOAD_REQ)?;
     let refused = upload_stream::take(&ctx.uploads, &context, request).await?;
     if refused.is_empty() {
         return Ok(empty(StatusCode::OK));
     }
-    Ok(content(StatusCode::OK, media::UPLOAD_ERRORS, encode_upload_errors(&refused)))
+    Ok(content(StatusCode::OK, media::UPLOAD_ERRORS, context.wire.encode_upload_answer(&refused)))
 }
 
-async fn create_job(ctx: &DapContext, task: TaskId, request: Request) -> Result<Response, Error> {
+async fn create_job(routes: &Routes, ctx: &DapContext, task: TaskId, request: Request) -> Result<Response, Error> {
     let limit = ctx.requests.config.get().limits.max_job_bytes;
     let media_type = media::AGGREGATION_JOB_INIT_REQ;
-    let (leader, body) = ROUTES.authorized_body(&ctx.requests, task, Role::Helper, request, media_type, limit).await?;
+    let (leader, body) = routes.authorized_body(&ctx.requests, task, Role::Helper, request, media_type, limit).await?;
     let context = &leader.context;
     let timing = AnswerTiming::DeferAbove(ctx.helper.config.get().helper.synchronous_reports);
     let (job, answer) = helper_jobs::create(&ctx.helper, context, IdSource::Derived, body, timing).await?;
@@ -163,8 +167,14 @@ fn job_not_ready(ctx: &DapContext, context: &TaskContext, resource: Resource) ->
 }
 
 /// Returns the response to an aggregation job (section 4.5.3.2). The leader names the step; our VDAFs have only step 0.
-fn poll_job(ctx: &DapContext, task: TaskId, job: AggregationJobId, request: Request) -> Result<Response, Error> {
-    let leader = ROUTES.authorized(&ctx.requests, task, Role::Helper, &request.headers)?;
+fn poll_job(
+    routes: &Routes,
+    ctx: &DapContext,
+    task: TaskId,
+    job: AggregationJobId,
+    request: Request,
+) -> Result<Response, Error> {
+    let leader = routes.authorized(&ctx.requests, task, Role::Helper, &request.headers)?;
     let context = &leader.context;
     let refuse = |kind, detail: &str| Err(Problem::new(kind).with_detail(detail).with_aggregation_job(job).into());
     let step = parse_step(&request.query).map_err(Problem::from)?;
@@ -186,11 +196,16 @@ fn poll_job(ctx: &DapContext, task: TaskId, job: AggregationJobId, request: Requ
     }
 }
 
-async fn create_collection(ctx: &DapContext, task: TaskId, request: Request) -> Result<Response, Error> {
+async fn create_collection(
+    routes: &Routes,
+    ctx: &DapContext,
+    task: TaskId,
+    request: Request,
+) -> Result<Response, Error> {
     let limit = ctx.requests.config.get().limits.max_message_bytes;
     let media_type = media::COLLECTION_JOB_REQ;
     let (collector, body) =
-        ROUTES.authorized_body(&ctx.requests, task, Role::Leader, request, media_type, limit).await?;
+        routes.authorized_body(&ctx.requests, task, Role::Leader, request, media_type, limit).await?;
     let context = &collector.context;
     let job = collections::create(&ctx.collections, context, IdSource::Derived, body).await?;
     // Waits briefly like a poll, so that a batch that is ready is returned immediately.
@@ -199,12 +214,13 @@ async fn create_collection(ctx: &DapContext, task: TaskId, request: Request) -> 
 }
 
 async fn poll_collection(
+    routes: &Routes,
     ctx: &DapContext,
     task: TaskId,
     job: CollectionJobId,
     request: Request,
 ) -> Result<Response, Error> {
-    let collector = ROUTES.authorized(&ctx.requests, task, Role::Leader, &request.headers)?;
+    let collector = routes.authorized(&ctx.requests, task, Role::Leader, &request.headers)?;
     let context = &collector.context;
     let state = match request.method {
         // A HEAD request does not fetch the result.
@@ -230,10 +246,10 @@ fn collection(ctx: &DapContext, job: CollectionJobId, state: Option<CollectionSt
     }
 }
 
-async fn create_share(ctx: &DapContext, task: TaskId, request: Request) -> Result<Response, Error> {
+async fn create_share(routes: &Routes, ctx: &DapContext, task: TaskId, request: Request) -> Result<Response, Error> {
     let limit = ctx.requests.config.get().limits.max_message_bytes;
     let media_type = media::AGGREGATE_SHARE_REQ;
-    let (leader, body) = ROUTES.authorized_body(&ctx.requests, task, Role::Helper, request, media_type, limit).await?;
+    let (leader, body) = routes.authorized_body(&ctx.requests, task, Role::Helper, request, media_type, limit).await?;
     let context = &leader.context;
     let id = ResourceKey::new(task, ResourceKind::AggregateShare, &body).share_id();
     let share = aggregate_shares::aggregate_share(&ctx.helper, context, body, Some(id)).await?;
@@ -241,8 +257,14 @@ async fn create_share(ctx: &DapContext, task: TaskId, request: Request) -> Resul
     with_location(response, context, Resource::AggregateShare(task, id), "")
 }
 
-fn get_share(ctx: &DapContext, task: TaskId, id: AggregateShareId, request: Request) -> Result<Response, Error> {
-    let leader = ROUTES.authorized(&ctx.requests, task, Role::Helper, &request.headers)?;
+fn get_share(
+    routes: &Routes,
+    ctx: &DapContext,
+    task: TaskId,
+    id: AggregateShareId,
+    request: Request,
+) -> Result<Response, Error> {
+    let leader = routes.authorized(&ctx.requests, task, Role::Helper, &request.headers)?;
     let context = &leader.context;
     match aggregate_shares::find_share(&ctx.helper, context, id)? {
         Some(AggregateShareAnswer::Released(answer)) => Ok(content(StatusCode::OK, media::AGGREGATE_SHARE, answer)),
@@ -254,12 +276,13 @@ fn get_share(ctx: &DapContext, task: TaskId, id: AggregateShareId, request: Requ
 }
 
 async fn delete_share(
+    routes: &Routes,
     ctx: &DapContext,
     task: TaskId,
     id: AggregateShareId,
     request: Request,
 ) -> Result<Response, Error> {
-    let leader = ROUTES.authorized(&ctx.requests, task, Role::Helper, &request.headers)?;
+    let leader = routes.authorized(&ctx.requests, task, Role::Helper, &request.headers)?;
     let context = &leader.context;
     routes::deleted(aggregate_shares::delete_share(&ctx.helper, context, id).await?, no_share())
 }
@@ -292,7 +315,7 @@ mod tests {
             ("https://helper.example:8443/a/b/dap-18", "/a/b/dap-18"),
             ("https://helper.example", ""),
         ] {
-            let mut task = testing::task(Revision::Dap18);
+            let mut task = testing::task(dapbox_protocol::model::Revision::Dap18);
             task.public.helper_url = ours.to_owned();
             let (id, job) = (task.public.id, AggregationJobId::new([1; 16]));
             let context = TaskContext::new(task.into()).unwrap();
