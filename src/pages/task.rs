@@ -12,8 +12,6 @@ mod multiples;
 mod over_time;
 mod quantiles;
 mod shown;
-#[cfg(test)]
-pub(crate) mod tests;
 mod values;
 
 use maud::{Markup, html};
