@@ -1,5 +1,6 @@
 //! Pages and files of results, of tasks with real and awkward data. Pages are written as files if `DAPBOX_GALLERY` names a directory.
 
+mod browser;
 mod files;
 mod gallery;
 
