@@ -4,6 +4,7 @@
 pub mod calls;
 pub mod chaos;
 pub mod child;
+pub mod chromium;
 pub mod collecting;
 pub mod disk;
 pub mod fake_leader;

@@ -20,6 +20,7 @@ mod memory;
 mod noise;
 mod overload;
 mod results;
+mod results_browser;
 mod results_clock;
 mod results_janus;
 mod results_pages;

@@ -4,9 +4,10 @@ use maud::{Markup, html};
 
 use super::{Context, quantiles};
 use crate::{
+    document,
     number::{brief, exact, percent, quantile},
     series::Measure,
-    shell, summary,
+    summary,
 };
 use dapbox_support::format::{self, count, relative};
 
@@ -30,7 +31,7 @@ pub fn attention(context: &Context) -> Markup {
     html! {
         @if !notices.is_empty() {
             section #attention .attention aria-labelledby="h-attention" {
-                h2 #h-attention { (shell::warning()) "Needs attention" }
+                h2 #h-attention { (document::warning()) "Needs attention" }
                 ul { @for notice in &notices { li { (notice) } } }
             }
         }
