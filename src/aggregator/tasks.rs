@@ -282,7 +282,8 @@ mod tests {
         }
         for revision in Revision::ALL {
             assert_eq!(check(&task(revision, |task| windows(task, 7200))), Ok(()));
-            assert!(refusal(&task(revision, |task| task.public.noise = Epsilon::new(1, 1))).contains("noise requires"));
+            let least = |task: &mut Task| task.public.noise = Epsilon::new(1, u128::MAX);
+            assert!(refusal(&task(revision, least)).contains("too small"));
         }
         let mut task = task(Revision::Dap09, |_| {});
         of_size(&mut task, 10);

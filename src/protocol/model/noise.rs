@@ -39,6 +39,13 @@ impl Epsilon {
         self.denominator
     }
 
+    /// Multiplies it by a positive fraction. `None` if the fraction is zero or infinite, or if the product exceeds 128 bits.
+    pub fn scaled(&self, numerator: u128, denominator: u128) -> Option<Self> {
+        let (factor, over) = (gcd(self.numerator, denominator), gcd(numerator, self.denominator));
+        let above = self.numerator.checked_div(factor)?.checked_mul(numerator.checked_div(over)?)?;
+        Self::new(above, (self.denominator / over).checked_mul(denominator / factor)?)
+    }
+
     /// The approximate value.
     pub fn as_f64(&self) -> f64 {
         self.numerator as f64 / self.denominator as f64
@@ -132,6 +139,15 @@ mod tests {
         }
         assert_eq!("9".repeat(40).parse::<Epsilon>(), Err(InvalidEpsilon));
         assert_eq!(format!("1.{}", "0".repeat(60)).parse::<Epsilon>(), Err(InvalidEpsilon));
+    }
+
+    #[test]
+    fn scales_by_fractions() {
+        let scaled = |by, over| Epsilon::new(2, 3).unwrap().scaled(by, over).map(|epsilon| epsilon.to_string());
+        for (by, over, product) in [(1, 1, "2/3"), (3, 2, "1"), (6, 1, "4"), (1, 255, "2/765"), (9, 2, "3")] {
+            assert_eq!(scaled(by, over).as_deref(), Some(product), "{by}/{over}");
+        }
+        assert_eq!((scaled(0, 1), scaled(1, 0), scaled(1, u128::MAX - 1)), (None, None, None));
     }
 
     proptest! {
