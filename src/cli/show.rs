@@ -8,7 +8,10 @@ use super::{
     timestamp,
 };
 use crate::{
-    aggregator::counters::{self, AGGREGATE_SUCCESS},
+    aggregator::{
+        counters::{self, AGGREGATE_SUCCESS},
+        privacy,
+    },
     collector::CollectedAggregate,
     model::{Interval, Revision, Role, TaskId, VdafConfig},
     results::statistics::Exact,
@@ -112,6 +115,9 @@ fn task_parameters(task: &TaskStatus, line: &mut impl FnMut(&str, String)) {
     line("batches", batches(task.batch_mode, task.min_batch_size));
     if let Some(epsilon) = task.noise {
         line("noise", format::noise(&task.vdaf, epsilon));
+    }
+    if let Some(account) = &task.privacy {
+        line("privacy", privacy::describe(account));
     }
     line("time precision", duration::show(std::time::Duration::from_secs(task.time_precision.0)));
     if !task.info.is_empty() {
