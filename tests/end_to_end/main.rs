@@ -19,6 +19,7 @@ mod lifecycle;
 mod memory;
 mod noise;
 mod overload;
+mod privacy;
 mod results;
 mod results_browser;
 mod results_clock;

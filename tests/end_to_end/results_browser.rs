@@ -125,6 +125,10 @@ async fn facts(node: &Node, pair: &Pair) -> Value {
                 numbers.push(number.to_string());
                 continue;
             }
+            AggregateResult::NoisyNumber(number) => {
+                numbers.push(number.to_string());
+                continue;
+            }
             AggregateResult::Vector(values) => values.iter().map(|value| *value as i128).collect(),
             AggregateResult::Noisy(values) => values.clone(),
         };

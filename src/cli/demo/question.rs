@@ -127,7 +127,9 @@ mod tests {
             let numbers = match question.answer(&data.rows) {
                 AggregateResult::Number(_) => 1,
                 AggregateResult::Vector(values) => values.len(),
-                AggregateResult::Noisy(_) => unreachable!("it is computed from the data"),
+                AggregateResult::Noisy(_) | AggregateResult::NoisyNumber(_) => {
+                    unreachable!("it is computed from the data")
+                }
             };
             assert_eq!(question.labels.len(), numbers, "{kind:?}");
         }

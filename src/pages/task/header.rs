@@ -8,8 +8,10 @@ use crate::{
     number::{brief, exact, percent, quantile},
     series::Measure,
     summary,
+    view::TaskView,
 };
-use dapbox_support::format::{self, count, relative};
+use dapbox_protocol::model::Epsilon;
+use dapbox_support::format::{self, count, counted, relative};
 
 /// The title and what is measured.
 pub fn header(context: &Context) -> Markup {
@@ -164,6 +166,13 @@ fn shortened(label: &str) -> String {
     }
 }
 
+/// What the results have spent together: epsilons add up.
+fn spent(view: &TaskView, epsilon: Epsilon) -> String {
+    let results = view.windows.iter().filter(|window| window.collected().is_some()).count() as u64;
+    let total = epsilon.times(results).map_or_else(|| "0".to_owned(), |total| total.to_string());
+    format!("epsilon {total} in total, by {} of epsilon {epsilon}", counted(results, "result"))
+}
+
 /// The parameters of the task.
 pub fn facts(context: &Context) -> Markup {
     let view = context.view();
@@ -177,6 +186,7 @@ pub fn facts(context: &Context) -> Markup {
                 dt { "Batches" } dd { (format::batches(parameters.batch_mode, parameters.min_batch_size)) }
                 @if let Some(epsilon) = parameters.noise {
                     dt { "Noise" } dd { (format::noise(&parameters.vdaf, epsilon)) }
+                    dt { "Privacy" } dd { (spent(view, epsilon)) }
                 }
                 dt { "Windows" } dd { (summary::schedule(view)) }
                 dt { "Time zone" } dd { (schedule.time_zone) }

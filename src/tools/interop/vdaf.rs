@@ -116,7 +116,7 @@ pub fn to_numbers(result: AggregateResult) -> Option<Numbers> {
     match result {
         AggregateResult::Number(number) => Some(Numbers::one(number)),
         AggregateResult::Vector(numbers) => Some(Numbers::many(numbers)),
-        AggregateResult::Noisy(_) => None,
+        AggregateResult::Noisy(_) | AggregateResult::NoisyNumber(_) => None,
     }
 }
 
