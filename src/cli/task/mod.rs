@@ -99,7 +99,7 @@ pub enum Command {
     dapbox task add --credential collector-credential.json \\\n      \
     --leader https://leader.example/dap-09/ --helper https://helper.example/ \\\n      \
     --task-id 9GgQd3pEE6DiJtYTFyOYGDjRQzdrRaUrVL0Yn-3uAF4 --vdaf histogram \\\n      \
-    --length 10 --time-precision 1h --min-batch-size 100 --write collector.toml"
+    --length 10 --time-precision 1h --min-batch-size 100 \\\n      --write collector.toml"
 )]
 pub struct AddArgs {
     /// leader.toml, helper.toml or collector.toml from 'dapbox task new'; with --credential, any file of the task.
