@@ -58,17 +58,6 @@ impl Measure {
     }
 }
 
-/// The number of values of a result.
-pub fn length(vdaf: &VdafConfig) -> usize {
-    match *vdaf {
-        VdafConfig::Prio3Count | VdafConfig::Prio3Sum { .. } => 1,
-        VdafConfig::Prio3SumVec { length, .. }
-        | VdafConfig::Prio3Histogram { length, .. }
-        | VdafConfig::Prio3MultihotCountVec { length, .. }
-        | VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { length, .. } => length,
-    }
-}
-
 /// Why a window has no value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Gap {
@@ -292,7 +281,7 @@ impl<'a> Series<'a> {
 
     /// The number of values of a result.
     pub fn length(&self) -> usize {
-        length(&self.view.parameters.vdaf)
+        self.view.parameters.vdaf.vector_length()
     }
 
     /// What all windows cover, for people.
