@@ -7,7 +7,7 @@
 //! if some of its windows have no result.
 
 use dapbox_protocol::{
-    model::{BatchMode, Duration, Interval, Time, VdafConfig},
+    model::{BatchMode, Duration, Interval, MaxMeasurement, Time, VdafConfig},
     vdaf::AggregateResult,
 };
 use dapbox_results::{
@@ -49,11 +49,12 @@ impl Measure {
             VdafConfig::Prio3Sum { .. } => Self::Sum,
             VdafConfig::Prio3Histogram { .. } => Self::Histogram,
             VdafConfig::Prio3MultihotCountVec { .. } => Self::Flags,
-            VdafConfig::Prio3SumVec { max, .. } if max.0 == 1 => Self::Flags,
+            VdafConfig::Prio3SumVec { max: MaxMeasurement(1), .. }
+            | VdafConfig::Prio3L1BoundSum { max_value: 1, .. } => Self::Flags,
             VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits: 1, .. } => Self::Flags,
-            VdafConfig::Prio3SumVec { .. } | VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { .. } => {
-                Self::Vector
-            }
+            VdafConfig::Prio3SumVec { .. }
+            | VdafConfig::Prio3L1BoundSum { .. }
+            | VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { .. } => Self::Vector,
         }
     }
 }

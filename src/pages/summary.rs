@@ -20,6 +20,9 @@ pub fn measures(view: &TaskView) -> String {
         vdaf if series::Measure::of(vdaf) == series::Measure::Flags => {
             format!("Count of each of {} flags", count(vdaf.vector_length() as u64))
         }
+        VdafConfig::Prio3L1BoundSum { max_value, length, .. } => {
+            format!("Sum of vectors of {} numbers, at most {} in total", count(*length as u64), count(*max_value))
+        }
         vdaf => format!("Sum of vectors of {} numbers", count(vdaf.vector_length() as u64)),
     };
     let noise = match parameters.noise {

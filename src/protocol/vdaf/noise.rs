@@ -22,7 +22,8 @@ impl Noise {
     /// Creates the distribution for an epsilon. Fails if the VDAF does not support noise, or if the noise does not fit
     /// in the VDAF's field.
     pub fn new(vdaf: &VdafConfig, epsilon: Epsilon) -> Result<Self, VdafError> {
-        let why = "noise requires Prio3Histogram, Prio3SumVec or Prio3SumVecField64MultiproofHmacSha256Aes128";
+        let why = "noise requires Prio3Histogram, Prio3SumVec, Prio3L1BoundSum or \
+                   Prio3SumVecField64MultiproofHmacSha256Aes128";
         let (sensitivity, field_bits) = sensitivity(vdaf).ok_or_else(|| VdafError(why.to_owned()))?;
         let scale = sensitivity / epsilon.as_f64();
         if !scale.is_finite() || scale * FIELD_MARGIN > 2_f64.powi(field_bits - 1) {
@@ -96,6 +97,9 @@ fn sensitivity(vdaf: &VdafConfig) -> Option<(f64, i32)> {
         // One bucket may lose a report while another gains one.
         VdafConfig::Prio3Histogram { .. } => Some((2.0, 128)),
         VdafConfig::Prio3SumVec { max, length, .. } => Some((vector(max.bit_length(), length), 128)),
+        // A vector may lose its whole sum at some positions while others gain as much. `prio` does not distinguish
+        // vectors of a single number.
+        VdafConfig::Prio3L1BoundSum { max_value, .. } => Some((2.0 * max_value as f64, 128)),
         VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits, length, .. } => {
             Some((vector(bits, length), 64))
         }
@@ -163,6 +167,8 @@ mod tests {
         // The bound is that of all numbers with as many bits, which is what the proof verifies.
         assert_eq!(scale(vector(MaxMeasurement(9))), Ok(45.0));
         assert_eq!(scale(VdafConfig::Prio3Histogram { length: 100, chunk_length: 2 }), Ok(2.0));
+        // The bound is that of the sum, not of its bits.
+        assert_eq!(scale(VdafConfig::Prio3L1BoundSum { max_value: 9, length: 100, chunk_length: 2 }), Ok(18.0));
         for without in [VdafConfig::Prio3Count, VdafConfig::Prio3Sum { max: MaxMeasurement(3) }] {
             assert!(scale(without).unwrap_err().0.contains("Prio3Histogram"));
         }
