@@ -108,6 +108,8 @@ fn long_vectors(revision: Revision) -> Vec<(VdafConfig, Epsilon)> {
         // The maximum that counts has whole bits.
         Revision::Dap18 => {
             all.push((VdafConfig::Prio3SumVec { max: MaxMeasurement(2), length, chunk_length }, epsilon(3 * 50_000)));
+            // A vector may exchange its whole sum, at most five, for another one at other positions.
+            all.push((VdafConfig::Prio3L1BoundSum { max_value: 5, length, chunk_length }, epsilon(2 * 5)));
         }
     }
     all

@@ -80,6 +80,10 @@ pub(super) fn preparer(config: &VdafConfig, noise: Option<Epsilon>) -> Result<Ar
                 }
             }
         }
+        VdafConfig::Prio3L1BoundSum { .. } => {
+            let why = "Prio3L1BoundSum is not available in DAP-09 (hint: use --dap 18, or Prio3SumVec)";
+            Err(VdafError(why.to_owned()))
+        }
         VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits, length, chunk_length, proofs } => {
             // The numbers fit: they have at most 32 bits.
             let input = move |m: &Measurement| {

@@ -13,7 +13,7 @@ use prio18::{
     flp::{
         FlpError, Type, TypeWithNoise,
         gadgets::{Mul, ParallelSum},
-        types::{Count, Histogram, MultihotCountVec, Sum, SumVec},
+        types::{Count, Histogram, L1BoundSum, MultihotCountVec, Sum, SumVec},
     },
     topology::ping_pong::{Continued, PingPongError, PingPongMessage, PingPongState, PingPongTopology},
     vdaf::{
@@ -39,13 +39,14 @@ const SEED: usize = 32;
 /// `prio` 0.18 grows with its square; this many calls take most of a second. An optimal chunk length needs far fewer.
 pub(super) const MAX_GADGET_CALLS: usize = (1 << 12) - 1;
 
-/// Algorithm identifiers (section 10).
+/// Algorithm identifiers (section 10, and draft-ietf-ppm-l1-bound-sum-02 section 6).
 mod algorithm {
     pub const COUNT: u32 = 1;
     pub const SUM: u32 = 2;
     pub const SUM_VEC: u32 = 3;
     pub const HISTOGRAM: u32 = 4;
     pub const MULTIHOT_COUNT_VEC: u32 = 5;
+    pub const L1_BOUND_SUM: u32 = 7;
 }
 
 /// Prio3 with the XOF of this draft.
@@ -85,6 +86,11 @@ pub(super) fn preparer(config: &VdafConfig, noise: Option<Epsilon>) -> Result<Ar
                 None => build(algorithm::MULTIHOT_COUNT_VEC, typ, input, vector_result, None),
                 noise_fn => build(algorithm::MULTIHOT_COUNT_VEC, typ, input, noisy_vector_result, noise_fn),
             }
+        }
+        VdafConfig::Prio3L1BoundSum { max_value, length, chunk_length } => {
+            let input = move |m: &Measurement| Ok(table::bounded(m, length, max_value.into())?.to_vec());
+            let typ = L1BoundSum::<Field128, Chunks>::new(max_value.into(), length, chunk_length);
+            build_vector(algorithm::L1_BOUND_SUM, typ, input, noise)
         }
         VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { .. } => {
             let why =

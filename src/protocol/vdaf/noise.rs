@@ -100,6 +100,9 @@ fn sensitivity(vdaf: &VdafConfig) -> u128 {
         // One bucket may lose a report while another gains one.
         VdafConfig::Prio3Histogram { .. } => 2,
         VdafConfig::Prio3SumVec { max, length, .. } => vector(max.bit_length(), length),
+        // A vector may lose its whole sum at some positions while others gain as much. `prio` does not distinguish
+        // vectors of a single number.
+        VdafConfig::Prio3L1BoundSum { max_value, .. } => 2 * u128::from(max_value),
         VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits, length, .. } => vector(bits, length),
         // All flags of a report may move to other positions, if there are as many.
         VdafConfig::Prio3MultihotCountVec { length, max_weight, .. } => (2 * max_weight as u128).min(length as u128),
@@ -114,6 +117,7 @@ fn field_bits(vdaf: &VdafConfig) -> i32 {
         | VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { .. } => 64,
         VdafConfig::Prio3Histogram { .. }
         | VdafConfig::Prio3SumVec { .. }
+        | VdafConfig::Prio3L1BoundSum { .. }
         | VdafConfig::Prio3MultihotCountVec { .. } => 128,
     }
 }
@@ -183,6 +187,8 @@ mod tests {
         assert_eq!(scale(VdafConfig::Prio3Sum { max: MaxMeasurement(100) }), Ok(100.0));
         let flags = |max_weight| VdafConfig::Prio3MultihotCountVec { length: 5, max_weight, chunk_length: 2 };
         assert_eq!([1, 2, 3, 5].map(|weight| scale(flags(weight)).unwrap()), [2.0, 4.0, 5.0, 5.0]);
+        // The bound is that of the sum, not of its bits.
+        assert_eq!(scale(VdafConfig::Prio3L1BoundSum { max_value: 9, length: 100, chunk_length: 2 }), Ok(18.0));
     }
 
     #[test]

@@ -394,9 +394,10 @@ impl Vdaf {
             VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits, length, chunk_length, proofs } => {
                 Self::Prio3SumVecField64MultiproofHmacSha256Aes128 { proofs, bits, length, chunk_length, dp_strategy }
             }
-            VdafConfig::Prio3Count | VdafConfig::Prio3Sum { .. } | VdafConfig::Prio3MultihotCountVec { .. } => {
-                return None;
-            }
+            VdafConfig::Prio3Count
+            | VdafConfig::Prio3Sum { .. }
+            | VdafConfig::Prio3MultihotCountVec { .. }
+            | VdafConfig::Prio3L1BoundSum { .. } => return None,
         })
     }
 

@@ -240,6 +240,13 @@ fn vectors(length: usize, days: u64) -> TaskView {
     view
 }
 
+/// Vectors with a bound on the sum of their numbers.
+pub fn bounded_vectors() -> TaskView {
+    let mut view = vectors(9, 120);
+    view.parameters.vdaf = VdafConfig::Prio3L1BoundSum { max_value: 1_000, length: 9, chunk_length: 10 };
+    view
+}
+
 fn counts(days: u64) -> TaskView {
     let mut view = task(VdafConfig::Prio3Count, "Dark mode is on");
     let mut dice = Dice::new(17);
@@ -445,6 +452,7 @@ pub fn pages() -> Vec<(&'static str, TaskView, Selection)> {
         ("flags-6-compare", flags(6, 60), compare()),
         ("flags-60", flags(60, 60), all()),
         ("vector-9", vectors(9, 120), all()),
+        ("vector-bounded", bounded_vectors(), all()),
         ("vector-24-1000", vectors(24, 1000), all()),
         ("vector-4096", vectors(4096, 30), all()),
         ("huge", huge(), all()),

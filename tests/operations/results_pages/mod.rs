@@ -11,7 +11,7 @@ use dapbox::{
     pages::{Addresses, Selection, TaskView, overview, policy, task},
     results::{LossReason, WindowState},
 };
-use gallery::{addresses, histogram, huge, lose, noisy, pages, sums};
+use gallery::{addresses, bounded_vectors, histogram, huge, lose, noisy, pages, sums};
 
 #[test]
 fn pages_need_nothing_else_and_are_valid() {
@@ -53,6 +53,13 @@ fn pages_show_exact_numbers() {
     assert!(page.contains("17,014,118,346,046,923,173,168,730,371,588,410,572"));
     let page = task::render(&noisy(), &Selection { window: Some(20), ..Selection::default() }, &addresses());
     assert!(page.contains("−6"), "negative numbers stay negative");
+}
+
+#[test]
+fn page_states_bound_of_sum() {
+    let page = task::render(&bounded_vectors(), &Selection::default(), &addresses());
+    assert!(page.contains("Sum of vectors of 9 numbers, at most 1,000 in total"));
+    assert!(page.contains("Mean per report at each position"));
 }
 
 /// Run with `cargo test --release --test operations -- --ignored --nocapture measure`.
