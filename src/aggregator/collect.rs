@@ -28,7 +28,7 @@ use super::{
     batches::{self, BatchTotals, Refusal},
     check_aggregation_parameter, check_extensions,
     phase::{CollectionPhase, collection_phase, has_enough_reports},
-    results,
+    privacy, results,
 };
 use crate::config;
 use dapbox_protocol::{
@@ -108,6 +108,9 @@ pub fn create(
     if let Err(Refusal { kind, detail }) = check_query(state, &context.wire.collected_batch_policy(), limits, &query) {
         return Err(WriteError::Refused(Problem::new(kind).with_detail(detail).with_task(*task)));
     }
+    if needs_new_batch(state, &query) {
+        privacy::check(state).map_err(WriteError::Refused)?;
+    }
     if state.collections.len() >= limits.max_collections {
         return Err(WriteError::Refused(Problem::busy().with_detail(TOO_MANY).with_task(*task)));
     }
@@ -120,6 +123,15 @@ pub fn create(
     let record =
         CollectionJobRecord { request: bytes, query, accepted_before, created: now, state, ended: None, batch: None };
     Ok(tx.put_collection(task, id, record)?)
+}
+
+/// Whether the answer to an admissible query takes a batch that is not collected yet.
+fn needs_new_batch(state: &TaskState, query: &Query) -> bool {
+    match query {
+        Query::TimeInterval(interval) => !state.collected.contains_exactly(&BatchSelector::TimeInterval(*interval)),
+        Query::FixedSize(FixedSizeQuery::CurrentBatch) => true,
+        Query::FixedSize(FixedSizeQuery::ByBatchId(_)) => false,
+    }
 }
 
 /// Checks whether a query can be answered at all, as far as is known at its arrival.
@@ -179,6 +191,8 @@ pub fn advance(
             return Ok(false);
         }
         CollectionPhase::Refused(Refusal { kind, detail }) => (failed(kind, detail), None),
+        // It waits: the answer to a failed job could not change after a larger budget.
+        CollectionPhase::Ready(_) if privacy::check(state).is_err() => return Ok(false),
         CollectionPhase::Ready(batch) => {
             let Some(noise) = noise else { return Ok(false) };
             close(tx, now, context, id, batch, noise)?;
@@ -409,8 +423,12 @@ pub fn existing_answer(
     {
         return Some(Ok(answer.into()));
     }
-    let Refusal { kind, detail } = check_share_request(state, &context.wire.collected_batch_policy(), request).err()?;
-    Some(Err(Problem::new(kind).with_detail(detail).with_task(context.task.public.id)))
+    match check_share_request(state, &context.wire.collected_batch_policy(), request) {
+        Ok(()) => privacy::check(state).err().map(Err),
+        Err(Refusal { kind, detail }) => {
+            Some(Err(Problem::new(kind).with_detail(detail).with_task(context.task.public.id)))
+        }
+    }
 }
 
 /// The stored answer of a collected batch; `None` if the share was deleted.

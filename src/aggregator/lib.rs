@@ -25,6 +25,7 @@ pub mod leader;
 pub mod never_contacted;
 pub mod offline;
 pub mod phase;
+pub mod privacy;
 pub mod progress;
 pub mod provision;
 pub mod resource_id;

@@ -6,7 +6,7 @@ use super::{
     api_tokens::{self, ApiTokenError},
     collecting::tasks::{self as collecting, CollectorTaskError},
     future_timestamps::future_timestamps,
-    idle, keys, never_contacted,
+    idle, keys, never_contacted, privacy,
     retention::{self, DataLoss},
     tasks::{self, TaskError, TaskListError},
     tokens::{self, TokenError},
@@ -15,12 +15,16 @@ use crate::views::{
     ApiTokenStatus,
     keys::{KeyChange, ListedKey},
     overview::FutureTimestamp,
+    privacy::{PrivacyAccount, PrivacyChange},
     results::{CollectorTaskChange, CollectorTaskStatus},
     status::{NeverContactedRequest, RemovalOutcome, TaskStatus},
 };
-use dapbox_protocol::model::{
-    Task, TaskId, Time,
-    tokens::{TokenChange, TokenStatus},
+use dapbox_protocol::{
+    model::{
+        Task, TaskId, Time,
+        tokens::{TokenChange, TokenStatus},
+    },
+    wire::Problem,
 };
 use dapbox_store as store;
 use dapbox_store::{
@@ -66,6 +70,11 @@ impl Offline {
     /// Sets or clears the name of a task. Returns false if the task does not exist.
     pub async fn rename_task(&self, id: TaskId, name: Option<TaskName>) -> Result<bool, Fault> {
         self.store.write(Point::TaskRename, move |tx| tasks::rename(tx, &id, name)).await
+    }
+
+    /// Changes the privacy budget of a task. Returns its account.
+    pub async fn change_privacy(&self, change: PrivacyChange) -> Result<PrivacyAccount, WriteError<Problem>> {
+        self.store.try_write(Point::TaskPrivacy, move |tx| privacy::change(tx, &change)).await
     }
 
     /// Removes a task. Returns `None` if the task does not exist.

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::batches::{self, Refusal};
+use super::{
+    batches::{self, Refusal},
+    privacy,
+};
 use dapbox_protocol::model::{BatchSelector, CollectionJobId, FixedSizeQuery, Interval, Query};
 use dapbox_store::{CollectionJobRecord, CollectionState, ReportRef, TaskState};
 
@@ -117,6 +120,6 @@ pub fn closes_batch(state: &TaskState, id: &CollectionJobId) -> Option<bool> {
     match collection_phase(state, &job.query, job.accepted_before) {
         CollectionPhase::TooFewReports | CollectionPhase::AwaitingAggregation | CollectionPhase::AwaitingJobs => None,
         CollectionPhase::Closed(_) | CollectionPhase::Refused(_) => Some(false),
-        CollectionPhase::Ready(_) => Some(true),
+        CollectionPhase::Ready(_) => privacy::check(state).is_ok().then_some(true),
     }
 }

@@ -11,7 +11,7 @@ use std::{io::Read, path::Path};
 use serde::Serialize;
 
 use super::{
-    never_contacted,
+    never_contacted, privacy,
     retention::{self, DataLoss},
 };
 use dapbox_protocol::model::{Duration, Role, Secret, TaskId, Time};
@@ -64,6 +64,7 @@ pub fn restore(
             let closed_before = retention::close_before(tx, &id, before, DataLoss::Own)?.unwrap_or(before);
             // Whether the task was contacted since the backup is unknown.
             never_contacted::contact(tx, &id)?;
+            privacy::mark_uncertain(tx, &id)?;
             tasks.push(RestoredTask { id, role, closed_before });
         }
         // Tasks that were added since the backup come again as new: from an operator, a control plane or in-band. So do

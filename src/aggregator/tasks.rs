@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{counters, never_contacted, results};
+use super::{counters, never_contacted, privacy, results};
 use crate::views::status::{Provisioned, RemovalOutcome, SetUpInBand, TaskStatus};
 use dapbox_protocol::{
     hpke,
@@ -187,7 +187,6 @@ fn report_counters(state: &TaskState) -> Counters {
 /// Describes the status of a task.
 pub fn status(state: &TaskState) -> TaskStatus {
     let task = &state.task;
-    let forgotten = state.counters.get(counters::BATCH_FORGOTTEN).copied().unwrap_or(0);
     let open = state.buckets.iter().filter(|(bucket, _)| !state.is_closed(bucket));
     TaskStatus {
         id: task.public.id,
@@ -201,6 +200,7 @@ pub fn status(state: &TaskState) -> TaskStatus {
         batch_mode: task.public.batch_mode,
         min_batch_size: task.public.min_batch_size,
         noise: task.public.noise,
+        privacy: privacy::account(state),
         time_precision: task.public.time_precision,
         task_expiration: state.end(),
         task_interval: task.public.task_interval,
@@ -209,7 +209,7 @@ pub fn status(state: &TaskState) -> TaskStatus {
         waiting: state.waiting.len() as u64,
         jobs: (state.leader_jobs.len() + state.deferred.len()) as u64,
         aggregated: open.map(|(_, record)| record.count).sum(),
-        batches_collected: state.collected.len() as u64 + forgotten,
+        batches_collected: privacy::collected_batches(state),
         collections_waiting: state.collections.len() as u64,
         collected: Vec::new(),
         results_not_fetched: 0,
@@ -282,7 +282,8 @@ mod tests {
         }
         for revision in Revision::ALL {
             assert_eq!(check(&task(revision, |task| windows(task, 7200))), Ok(()));
-            assert!(refusal(&task(revision, |task| task.public.noise = Epsilon::new(1, 1))).contains("noise requires"));
+            let least = |task: &mut Task| task.public.noise = Epsilon::new(1, u128::MAX);
+            assert!(refusal(&task(revision, least)).contains("too small"));
         }
         let mut task = task(Revision::Dap09, |_| {});
         of_size(&mut task, 10);

@@ -163,7 +163,7 @@ impl RevisionArg {
 /// Selects a VDAF and its parameters.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
 pub struct VdafArgs {
-    /// VDAF: count, sum, sumvec, histogram, multihot or sumvec-hmac.
+    /// VDAF: count, sum, sumvec, histogram, multihot, l1-bound-sum (DAP-18 and later) or sumvec-hmac (DAP-09 only).
     #[arg(long, value_name = "NAME", help_heading = "VDAF")]
     pub vdaf: Option<String>,
     /// Bits per number (sum, sumvec): numbers are below 2^BITS.
@@ -172,12 +172,15 @@ pub struct VdafArgs {
     /// Maximum number (sum, sumvec), instead of --bits. DAP-09 requires a power of two minus 1.
     #[arg(long, value_name = "N", help_heading = "VDAF")]
     pub max_measurement: Option<u64>,
-    /// Number of vector elements (sumvec), flags (multihot) or bins (histogram).
+    /// Number of vector elements (sumvec, l1-bound-sum), flags (multihot) or bins (histogram).
     #[arg(long, help_heading = "VDAF")]
     pub length: Option<usize>,
     /// Maximum number of set flags per measurement (multihot).
     #[arg(long, help_heading = "VDAF")]
     pub max_weight: Option<usize>,
+    /// Maximum sum of the numbers of a measurement (l1-bound-sum).
+    #[arg(long, value_name = "N", help_heading = "VDAF")]
+    pub max_value: Option<u64>,
     /// Elements per chunk of the proof: balances proof size and upload size. Default: derived from the length.
     #[arg(long, help_heading = "VDAF")]
     pub chunk_length: Option<usize>,
@@ -199,6 +202,7 @@ impl VdafArgs {
             max_measurement: self.max_measurement,
             length: self.length,
             max_weight: self.max_weight,
+            max_value: self.max_value,
             chunk_length: self.chunk_length,
             proofs: self.proofs,
         };

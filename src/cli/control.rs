@@ -20,9 +20,10 @@ use crate::{
     },
     peer::Proxies,
     server::{self, ShortPath},
-    store::name::TaskName,
+    store::{WriteError, name::TaskName},
     views::{
         overview::{FutureTimestamp, Overview},
+        privacy::{PrivacyAccount, PrivacyChange},
         status::{CloseRequest, Health, NeverContactedRequest, RemovalOutcome, RenameRequest, TaskStatus},
     },
     wire::Problem,
@@ -108,6 +109,17 @@ impl Control {
         match self {
             Self::Server(socket) => socket.rename_task(&RenameRequest { task: id, name }).await,
             Self::Offline(data) => Ok(data.rename_task(id, name).await?),
+        }
+    }
+
+    /// Changes the privacy budget of a task. Returns its account.
+    pub async fn change_privacy(&self, change: &PrivacyChange) -> Result<PrivacyAccount, Failure> {
+        match self {
+            Self::Server(socket) => socket.change_privacy(change).await,
+            Self::Offline(data) => Ok(data.change_privacy(*change).await.map_err(|error| match error {
+                WriteError::Refused(problem) => Failure::new(problem.detail),
+                WriteError::Fault(fault) => fault.into(),
+            })?),
         }
     }
 
@@ -248,6 +260,14 @@ impl Socket {
         match self.request(Method::POST, "/names", Some(serde_json::to_vec(request)?)).await? {
             (status, _) if status.is_success() => Ok(true),
             (status, body) if is_unknown_task(status, &body) => Ok(false),
+            (status, body) => Err(refusal(status, &body)),
+        }
+    }
+
+    /// Changes the privacy budget of a task. Returns its account.
+    pub async fn change_privacy(&self, change: &PrivacyChange) -> Result<PrivacyAccount, Failure> {
+        match self.request(Method::POST, "/privacy", Some(serde_json::to_vec(change)?)).await? {
+            (status, body) if status.is_success() => Ok(serde_json::from_slice(&body)?),
             (status, body) => Err(refusal(status, &body)),
         }
     }

@@ -312,7 +312,9 @@ fn example(vdaf: &VdafConfig) -> String {
         VdafConfig::Prio3Count => "true".to_owned(),
         VdafConfig::Prio3Sum { max } => max.0.min(7).to_string(),
         VdafConfig::Prio3Histogram { length, .. } => (length / 2).to_string(),
-        VdafConfig::Prio3MultihotCountVec { length, .. } => ones(*length, 1),
+        VdafConfig::Prio3MultihotCountVec { length, .. } | VdafConfig::Prio3L1BoundSum { length, .. } => {
+            ones(*length, 1)
+        }
         VdafConfig::Prio3SumVec { length, .. }
         | VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { length, .. } => ones(*length, *length),
     }

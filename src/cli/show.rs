@@ -8,9 +8,13 @@ use super::{
     timestamp,
 };
 use crate::{
-    aggregator::counters::{self, AGGREGATE_SUCCESS},
+    aggregator::{
+        counters::{self, AGGREGATE_SUCCESS},
+        privacy,
+    },
     collector::CollectedAggregate,
     model::{Interval, Revision, Role, TaskId, VdafConfig},
+    results::statistics::Exact,
     store::name::TaskName,
     support::{duration, format},
     vdaf::AggregateResult,
@@ -112,6 +116,9 @@ fn task_parameters(task: &TaskStatus, line: &mut impl FnMut(&str, String)) {
     if let Some(epsilon) = task.noise {
         line("noise", format::noise(&task.vdaf, epsilon));
     }
+    if let Some(account) = &task.privacy {
+        line("privacy", privacy::describe(account));
+    }
     line("time precision", duration::show(std::time::Duration::from_secs(task.time_precision.0)));
     if !task.info.is_empty() {
         // Quoted, as it may contain any characters.
@@ -204,7 +211,10 @@ pub fn collected(collected: &CollectedAggregate, config: &VdafConfig, style: Sty
     text.push('\n');
     match &collected.result {
         AggregateResult::Number(number) => {
-            text.push_str(&format!("  {}\n", single(*number, collected.report_count, config, style)));
+            text.push_str(&format!("  {}\n", single(Exact::from(*number), collected.report_count, config, style)));
+        }
+        AggregateResult::NoisyNumber(number) => {
+            text.push_str(&format!("  {}\n", single(Exact::from(*number), collected.report_count, config, style)));
         }
         AggregateResult::Vector(values) => {
             let labels: Vec<_> = (0..values.len()).map(|i| i.to_string()).collect();
@@ -212,7 +222,7 @@ pub fn collected(collected: &CollectedAggregate, config: &VdafConfig, style: Sty
         }
         AggregateResult::Noisy(values) => {
             let labels: Vec<_> = (0..values.len()).map(|i| i.to_string()).collect();
-            let texts = values.iter().map(|value| signed(*value)).collect();
+            let texts = values.iter().map(|value| signed(Exact::from(*value))).collect();
             // Negative values have no bar.
             let lengths: Vec<_> = values.iter().map(|value| u128::try_from(*value).unwrap_or(0)).collect();
             text.push_str(&bars(&labels, texts, &lengths, style));
@@ -222,19 +232,19 @@ pub fn collected(collected: &CollectedAggregate, config: &VdafConfig, style: Sty
 }
 
 /// Formats a signed number with thousands separators.
-fn signed(number: i128) -> String {
-    let sign = if number < 0 { "-" } else { "" };
-    format!("{sign}{}", style::count(number.unsigned_abs()))
+fn signed(number: Exact) -> String {
+    let sign = if number.is_negative { "-" } else { "" };
+    format!("{sign}{}", style::count(number.magnitude))
 }
 
 /// A single number with its share or average per report.
-pub fn single(number: u128, reports: u64, config: &VdafConfig, style: Style) -> String {
-    let each = number as f64 / reports.max(1) as f64;
+pub fn single(number: Exact, reports: u64, config: &VdafConfig, style: Style) -> String {
+    let each = number.as_f64() / reports.max(1) as f64;
     let meaning = match config {
         VdafConfig::Prio3Count => format!("of {}, {:.1} %", style::count(reports), each * 100.0),
         _ => format!("{each:.2} on average"),
     };
-    format!("{}  {}", style.bold(&style::count(number)), style.dim(&meaning))
+    format!("{}  {}", style.bold(&signed(number)), style.dim(&meaning))
 }
 
 /// A bar chart: one line per value with its label.

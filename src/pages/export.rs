@@ -22,8 +22,6 @@
 
 mod csv_file;
 mod json_file;
-#[cfg(test)]
-mod tests;
 
 use dapbox_protocol::{
     model::{Interval, Time},

@@ -6,6 +6,7 @@
 mod address;
 mod calendar;
 mod chart;
+mod document;
 pub mod export;
 mod number;
 pub mod openapi;
@@ -17,6 +18,7 @@ mod summary;
 pub mod task;
 pub mod view;
 
+pub use document::policy;
 pub use selection::Selection;
-pub use shell::{MEDIA_TYPE, policy};
+pub use shell::MEDIA_TYPE;
 pub use view::{Addresses, TaskView};

@@ -6,9 +6,9 @@ use maud::{Markup, html};
 
 use crate::{
     Selection, TaskView,
+    document::{self, warning},
     number::{brief, percent, quantile},
     series::{Measure, Series, Total},
-    shell::{Page, warning},
     summary,
 };
 use dapbox_results::{
@@ -37,7 +37,7 @@ pub fn needed_results(windows: &[Window]) -> Vec<u64> {
 pub fn render(server_name: &str, views: &[TaskView], address: &dyn Fn(&TaskView) -> String) -> String {
     let place = html! { p { "Results" @if !server_name.is_empty() { " " span.host { (server_name) } } } };
     let title = if server_name.is_empty() { "Results - dapbox".to_owned() } else { format!("Results - {server_name}") };
-    Page { title: &title, place, content: content(views, address) }.render()
+    document::render(&title, &place, content(views, address))
 }
 
 fn content(views: &[TaskView], address: &dyn Fn(&TaskView) -> String) -> Markup {

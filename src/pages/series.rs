@@ -7,7 +7,7 @@
 //! if some of its windows have no result.
 
 use dapbox_protocol::{
-    model::{BatchMode, Duration, Interval, Time, VdafConfig},
+    model::{BatchMode, Duration, Interval, MaxMeasurement, Time, VdafConfig},
     vdaf::AggregateResult,
 };
 use dapbox_results::{
@@ -49,23 +49,13 @@ impl Measure {
             VdafConfig::Prio3Sum { .. } => Self::Sum,
             VdafConfig::Prio3Histogram { .. } => Self::Histogram,
             VdafConfig::Prio3MultihotCountVec { .. } => Self::Flags,
-            VdafConfig::Prio3SumVec { max, .. } if max.0 == 1 => Self::Flags,
+            VdafConfig::Prio3SumVec { max: MaxMeasurement(1), .. }
+            | VdafConfig::Prio3L1BoundSum { max_value: 1, .. } => Self::Flags,
             VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits: 1, .. } => Self::Flags,
-            VdafConfig::Prio3SumVec { .. } | VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { .. } => {
-                Self::Vector
-            }
+            VdafConfig::Prio3SumVec { .. }
+            | VdafConfig::Prio3L1BoundSum { .. }
+            | VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { .. } => Self::Vector,
         }
-    }
-}
-
-/// The number of values of a result.
-pub fn length(vdaf: &VdafConfig) -> usize {
-    match *vdaf {
-        VdafConfig::Prio3Count | VdafConfig::Prio3Sum { .. } => 1,
-        VdafConfig::Prio3SumVec { length, .. }
-        | VdafConfig::Prio3Histogram { length, .. }
-        | VdafConfig::Prio3MultihotCountVec { length, .. }
-        | VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { length, .. } => length,
     }
 }
 
@@ -292,7 +282,7 @@ impl<'a> Series<'a> {
 
     /// The number of values of a result.
     pub fn length(&self) -> usize {
-        length(&self.view.parameters.vdaf)
+        self.view.parameters.vdaf.vector_length()
     }
 
     /// What all windows cover, for people.

@@ -17,11 +17,13 @@ pub fn measures(view: &TaskView) -> String {
         VdafConfig::Prio3Count => "Count of true reports".to_owned(),
         VdafConfig::Prio3Sum { max } => format!("Sum of numbers up to {}", count(max.0)),
         VdafConfig::Prio3Histogram { length, .. } => format!("Histogram of {} bins", count(*length as u64)),
-        VdafConfig::Prio3MultihotCountVec { length, .. } => format!("Count of each of {} flags", count(*length as u64)),
-        vdaf => match series::Measure::of(vdaf) {
-            series::Measure::Flags => format!("Count of each of {} flags", count(series::length(vdaf) as u64)),
-            _ => format!("Sum of vectors of {} numbers", count(series::length(vdaf) as u64)),
-        },
+        vdaf if series::Measure::of(vdaf) == series::Measure::Flags => {
+            format!("Count of each of {} flags", count(vdaf.vector_length() as u64))
+        }
+        VdafConfig::Prio3L1BoundSum { max_value, length, .. } => {
+            format!("Sum of vectors of {} numbers, at most {} in total", count(*length as u64), count(*max_value))
+        }
+        vdaf => format!("Sum of vectors of {} numbers", count(vdaf.vector_length() as u64)),
     };
     let noise = match parameters.noise {
         Some(epsilon) => format!(" · noise of ε = {epsilon}"),

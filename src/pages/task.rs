@@ -12,16 +12,13 @@ mod multiples;
 mod over_time;
 mod quantiles;
 mod shown;
-#[cfg(test)]
-pub(crate) mod tests;
 mod values;
 
 use maud::{Markup, html};
 
 use crate::{
-    Addresses, Selection, TaskView, address,
+    Addresses, Selection, TaskView, address, document,
     series::{Column, MAX_COLUMNS, Measure, Series},
-    shell::Page,
     summary,
 };
 use dapbox_protocol::model::Time;
@@ -112,7 +109,7 @@ pub fn render(view: &TaskView, selection: &Selection, addresses: &Addresses) -> 
             None => p { (title) },
         }
     };
-    Page { title: &format!("{title} - results"), place, content: content(&context) }.render()
+    document::render(&format!("{title} - results"), &place, content(&context))
 }
 
 fn content(context: &Context) -> Markup {

@@ -81,6 +81,7 @@ pub(super) enum WindowResultRow {
     Number(u128),
     Vector(Vec<u128>),
     Noisy(Vec<i128>),
+    NoisyNumber(i128),
 }
 
 impl From<&AggregateResult> for WindowResultRow {
@@ -89,6 +90,7 @@ impl From<&AggregateResult> for WindowResultRow {
             AggregateResult::Number(number) => Self::Number(*number),
             AggregateResult::Vector(numbers) => Self::Vector(numbers.clone()),
             AggregateResult::Noisy(numbers) => Self::Noisy(numbers.clone()),
+            AggregateResult::NoisyNumber(number) => Self::NoisyNumber(*number),
         }
     }
 }
@@ -99,6 +101,7 @@ impl From<WindowResultRow> for AggregateResult {
             WindowResultRow::Number(number) => Self::Number(number),
             WindowResultRow::Vector(numbers) => Self::Vector(numbers),
             WindowResultRow::Noisy(numbers) => Self::Noisy(numbers),
+            WindowResultRow::NoisyNumber(number) => Self::NoisyNumber(number),
         }
     }
 }

@@ -118,8 +118,8 @@ pub use owner::check_user;
 pub use rebuild::{CompactStage, ProgressFn};
 pub use records::{
     BucketHeader, CollectedBatch, CollectedBy, CollectionJobRecord, CollectionProgress, CollectionState, Counters,
-    HelperJobRecord, HelperJobState, KeyRecord, KeyStage, LeaderJobRecord, LeaderJobState, ReportRef, ResultRecord,
-    ResultStage, Tombstone,
+    HelperJobRecord, HelperJobState, KeyRecord, KeyStage, LeaderJobRecord, LeaderJobState, PrivacyRecord, ReportRef,
+    ResultRecord, ResultStage, Tombstone,
 };
 pub use replay::ReplayIndex;
 pub use state::TaskState;

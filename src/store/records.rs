@@ -8,9 +8,20 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use dapbox_protocol::model::{
-    BatchSelector, Checksum, CollectionJobId, HpkeCiphertext, HpkeConfig, Interval, PartialBatchSelector, Query,
-    Report, ReportId, ReportMetadata, Secret, Time,
+    BatchSelector, Checksum, CollectionJobId, Epsilon, HpkeCiphertext, HpkeConfig, Interval, PartialBatchSelector,
+    Query, Report, ReportId, ReportMetadata, Secret, Time,
 };
+
+/// The privacy budget of a task with noise, and what its collected batches do not tell about the budget's use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PrivacyRecord {
+    /// The largest sum of the epsilons of all batches; `None` for no limit.
+    pub budget: Option<Epsilon>,
+    /// Collected batches that this directory does not know, as the operator has said.
+    pub unknown_batches: u64,
+    /// Whether the directory was restored from a backup, so that there may be more of them.
+    pub is_uncertain: bool,
+}
 
 /// An HPKE key pair that clients seal input shares to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

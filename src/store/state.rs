@@ -10,7 +10,8 @@ use super::{
     engine::{Engine, EngineError, Row, Rows},
     fingerprints::FingerprintKey,
     records::{
-        BucketHeader, CollectionJobRecord, Counters, KeyRecord, LeaderJobRecord, ReportRef, ResultRecord, Tombstone,
+        BucketHeader, CollectionJobRecord, Counters, KeyRecord, LeaderJobRecord, PrivacyRecord, ReportRef,
+        ResultRecord, Tombstone,
     },
     replay::ReplayIndex,
     sums::SumCache,
@@ -81,6 +82,8 @@ pub struct TaskState {
     pub in_band: Option<InBandOrigin>,
     /// The name of the task.
     pub name: Option<TaskName>,
+    /// The privacy budget, and what is known of earlier releases.
+    pub privacy: PrivacyRecord,
     /// The counters of the task.
     pub counters: Counters,
     /// The ids of aggregated reports.
@@ -197,6 +200,7 @@ impl TaskState {
             provision: None,
             in_band: None,
             name: None,
+            privacy: PrivacyRecord::default(),
             task: Arc::new(task),
         }
     }
@@ -310,11 +314,7 @@ impl State {
             task.set_in_band(in_band);
             Ok(())
         })?;
-        rows(engine, &table::TASK_NAMES, |id, name| {
-            let Some(task) = state.task_of_row(&id, &table::TASK_NAMES)? else { return Ok(()) };
-            task.name = Some(name);
-            Ok(())
-        })?;
+        state.load_local_settings(engine)?;
         secret_rows(engine, &vault, &table::PEERS, |number, peer| {
             state.peers.insert(number, peer);
             Ok(())
@@ -349,6 +349,20 @@ impl State {
         })?;
         rows(engine, &table::RESULT_LINKS, |_, link| {
             self.result_links.insert(link.hash, link);
+            Ok(())
+        })
+    }
+
+    /// Loads what the operator has set for a task, which other parties do not know.
+    fn load_local_settings(&mut self, engine: &Engine) -> Result<(), LoadError> {
+        rows(engine, &table::TASK_NAMES, |id, name| {
+            let Some(task) = self.task_of_row(&id, &table::TASK_NAMES)? else { return Ok(()) };
+            task.name = Some(name);
+            Ok(())
+        })?;
+        rows(engine, &table::PRIVACY, |id, privacy| {
+            let Some(task) = self.task_of_row(&id, &table::PRIVACY)? else { return Ok(()) };
+            task.privacy = privacy;
             Ok(())
         })
     }

@@ -15,7 +15,7 @@ use super::{
     legacy,
     records::{
         BucketRecord, CollectedBatch, CollectionJobRecord, Counters, Generation, HelperJobRow, KeyRecord,
-        LeaderJobRecord, PackRecord, ResultRecord, Tombstone,
+        LeaderJobRecord, PackRecord, PrivacyRecord, ResultRecord, Tombstone,
     },
     vault::Vault,
 };
@@ -101,6 +101,8 @@ pub(super) const PEERS: EncryptedTable<u64, PeerAggregator> = EncryptedTable(Tab
 pub(super) const RESULTS: Table<(TaskId, BatchSelector), ResultRecord> = Table::new(40, "results", 1);
 /// Names of tasks.
 pub(super) const TASK_NAMES: Table<TaskId, TaskName> = Table::new(41, "task names", 1);
+/// Privacy budgets of tasks with noise.
+pub(super) const PRIVACY: Table<TaskId, PrivacyRecord> = Table::new(42, "privacy budgets", 1);
 
 /// Tasks that this server collects.
 pub(super) const COLLECTORS: EncryptedTable<TaskId, CollectorRecord> =
@@ -132,7 +134,7 @@ pub(super) const FINGERPRINT_KEY: u8 = 0;
 pub(super) const TOKEN_SEED: u8 = 10;
 
 /// The prefixes of all tables whose keys start with a task.
-pub(super) const TASK_TABLE_PREFIXES: [u8; 22] = [
+pub(super) const TASK_TABLE_PREFIXES: [u8; 23] = [
     TASKS.0.prefix,
     COUNTERS.prefix,
     REPLAY.prefix,
@@ -155,6 +157,7 @@ pub(super) const TASK_TABLE_PREFIXES: [u8; 22] = [
     IN_BAND.prefix,
     RESULTS.prefix,
     TASK_NAMES.prefix,
+    PRIVACY.prefix,
 ];
 
 /// Whether an older program must reject the task: it would return aggregates without noise or ignore time windows.

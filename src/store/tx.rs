@@ -9,7 +9,8 @@ use super::{
     group::Group,
     records::{
         BucketHeader, CollectedBatch, CollectionJobRecord, Generation, HelperJobRecord, HelperJobRow,
-        HelperJobRowState, HelperJobState, KeyRecord, LeaderJobRecord, ReportRef, ResultRecord, Tombstone,
+        HelperJobRowState, HelperJobState, KeyRecord, LeaderJobRecord, PrivacyRecord, ReportRef, ResultRecord,
+        Tombstone,
     },
     replay,
     rows::{self, Rows},
@@ -129,12 +130,17 @@ impl Tx<'_> {
             return Err(Fault::new(format!("the id of task {id} is in use")));
         }
         self.group.set(table::TASKS.key(&id), Some(table::TASKS.value(&self.state.vault, &id, &task)?));
-        let precision = task.public.time_precision;
+        let (precision, has_noise) = (task.public.time_precision, task.public.noise.is_some());
         self.state.tasks.insert(id, TaskState::new(task, self.state.fingerprints.clone()));
         let Some(before) = self.history_lost_before() else { return Ok(()) };
         let horizon = before.round_up(precision);
         tracing::warn!(task_id = %id, closed_before = horizon.0, "task closed after restore");
-        self.raise_horizon(&id, horizon)
+        self.raise_horizon(&id, horizon)?;
+        if has_noise {
+            // Batches of the lost task have spent an unknown part of its privacy budget.
+            self.put_privacy(&id, PrivacyRecord { is_uncertain: true, ..PrivacyRecord::default() })?;
+        }
+        Ok(())
     }
 
     /// Removes a task and leaves a tombstone. Does nothing if the task does not exist.
@@ -173,6 +179,13 @@ impl Tx<'_> {
         let value = name.as_ref().map(|name| table::TASK_NAMES.value(name)).transpose()?;
         self.task_state_mut(task)?.name = name;
         self.group.set(table::TASK_NAMES.key(task), value);
+        Ok(())
+    }
+
+    /// Sets the privacy budget of a task.
+    pub fn put_privacy(&mut self, task: &TaskId, privacy: PrivacyRecord) -> Result<(), Fault> {
+        self.task_state_mut(task)?.privacy = privacy;
+        self.group.set(table::PRIVACY.key(task), Some(table::PRIVACY.value(&privacy)?));
         Ok(())
     }
 

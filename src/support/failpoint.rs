@@ -35,6 +35,8 @@ pub enum Point {
     TaskRemove,
     /// Renames a task.
     TaskRename,
+    /// Changes the privacy budget of a task.
+    TaskPrivacy,
     /// Closes a task before a point in time.
     TaskClose,
     /// Rotates a token of a task.
@@ -155,6 +157,7 @@ impl Point {
         Self::TaskAdd,
         Self::TaskRemove,
         Self::TaskRename,
+        Self::TaskPrivacy,
         Self::TaskClose,
         Self::TokenChange,
         Self::ManagementSeed,

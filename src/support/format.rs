@@ -38,6 +38,9 @@ pub fn vdaf(vdaf: &VdafConfig) -> String {
         VdafConfig::Prio3MultihotCountVec { length, max_weight, .. } => {
             format!("count of each of {length} flags, at most {max_weight} set")
         }
+        VdafConfig::Prio3L1BoundSum { max_value, length, .. } => {
+            format!("sum of vectors of {length} numbers, at most {max_value} in total")
+        }
         VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits, length, proofs, .. } => {
             format!("sum of vectors of {length} {bits}-bit numbers, {proofs} proofs")
         }

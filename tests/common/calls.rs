@@ -40,7 +40,7 @@ pub fn problem(answer: &Answer) -> Problem {
 pub fn expected_kind(revision: Revision, kind: ProblemType) -> ProblemType {
     match (revision, kind) {
         (Revision::Dap09, ProblemType::InvalidAggregationParameter) => ProblemType::InvalidMessage,
-        (Revision::Dap18, ProblemType::UnauthorizedRequest) => ProblemType::HttpStatus(403),
+        (Revision::Dap18 | Revision::Dap19, ProblemType::UnauthorizedRequest) => ProblemType::HttpStatus(403),
         (_, kind) => kind,
     }
 }

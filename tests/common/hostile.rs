@@ -102,6 +102,7 @@ impl Target {
         let sum_vec = |max, length, chunk_length| VdafConfig::Prio3SumVec { max, length, chunk_length };
         let multihot = |max_weight| VdafConfig::Prio3MultihotCountVec { length: 3, max_weight, chunk_length: 1 };
         let histogram = |length, chunk_length| VdafConfig::Prio3Histogram { length, chunk_length };
+        let l1 = |max_value, length, chunk_length| VdafConfig::Prio3L1BoundSum { max_value, length, chunk_length };
         let number = Measurement::Number;
         let (neither, largest, both) = ([false; 2], [true, false], [true; 2]);
         let mut all = vec![
@@ -127,6 +128,16 @@ impl Target {
                 proofs: 2,
             };
             all.push(of(multiproof, vector(&[1; 4]), vector(&[0, 1, 1, 1]), largest));
+        } else {
+            all.extend([
+                // The bits of a single number and of the sum are all ones.
+                of(l1(7, 1, 2), vector(&[7]), vector(&[2]), largest),
+                // One chunk for the number and one for the sum, which are equal.
+                of(l1(7, 1, 3), vector(&[7]), vector(&[2]), both),
+                // A single chunk.
+                of(l1(3, 3, 8), vector(&[3, 0, 0]), vector(&[1, 0, 1]), both),
+                of(l1(5, 3, 4), vector(&[0, 0, 5]), vector(&[1, 0, 2]), neither),
+            ]);
         }
         all
     }
@@ -150,7 +161,7 @@ impl Target {
     fn is_field64(&self) -> bool {
         match self.vdaf {
             VdafConfig::Prio3Count | VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { .. } => true,
-            VdafConfig::Prio3Sum { .. } => self.revision == Revision::Dap18,
+            VdafConfig::Prio3Sum { .. } => self.revision != Revision::Dap09,
             _ => false,
         }
     }
@@ -165,11 +176,14 @@ impl Target {
             VdafConfig::Prio3MultihotCountVec { length, max_weight, .. } => {
                 length + MaxMeasurement(max_weight as u64).bit_length()
             }
+            VdafConfig::Prio3L1BoundSum { max_value, length, .. } => {
+                MaxMeasurement(max_value).bit_length() * (length + 1)
+            }
             VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits, length, .. } => bits * length,
         }
     }
 
-    /// The algorithm's number (VDAF-08 and VDAF-18 section 10).
+    /// The algorithm's number (VDAF-08 and VDAF-18 section 10, draft-ietf-ppm-l1-bound-sum-02 section 6).
     fn algorithm(&self) -> u32 {
         let (older, newer) = match self.vdaf {
             VdafConfig::Prio3Count => (0, 1),
@@ -177,6 +191,7 @@ impl Target {
             VdafConfig::Prio3SumVec { .. } => (2, 3),
             VdafConfig::Prio3Histogram { .. } => (3, 4),
             VdafConfig::Prio3MultihotCountVec { .. } => (0xffff_0000, 5),
+            VdafConfig::Prio3L1BoundSum { .. } => (0, 7),
             VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { .. } => (0xffff_1003, 0),
         };
         if self.revision == Revision::Dap09 { older } else { newer }
@@ -187,7 +202,7 @@ impl Target {
         let version = if self.revision == Revision::Dap09 { 8 } else { 18 };
         let usage = [&[version, 0], &self.algorithm().to_be_bytes()[..], &[0, 2]].concat();
         match (self.revision, &self.vdaf) {
-            (Revision::Dap18, _) => {
+            (Revision::Dap18 | Revision::Dap19, _) => {
                 let seed: [u8; 32] = helper_share[..32].try_into().unwrap();
                 let stream = || xof18::XofTurboShake128::seed_stream(&seed, &[&usage, context], &[&[1, 1]]);
                 if self.is_field64() {

@@ -4,6 +4,7 @@
 pub mod calls;
 pub mod chaos;
 pub mod child;
+pub mod chromium;
 pub mod collecting;
 pub mod disk;
 pub mod fake_leader;
@@ -43,6 +44,7 @@ use dapbox::{
     vdaf,
     views::{
         keys::{KeyChange, ListedKey, RotateRequest},
+        privacy::{PrivacyAccount, PrivacyChange},
         status::{CloseRequest, Health, TaskStatus},
     },
     wire,
@@ -179,6 +181,12 @@ impl Node {
     pub async fn status(&self, task: &TaskId) -> TaskStatus {
         let url = format!("http://control/tasks/{task}");
         self.control().get(url).send().await.unwrap().json().await.unwrap()
+    }
+
+    /// Changes the privacy budget of a task: the status of the answer and the account.
+    pub async fn change_privacy(&self, change: &PrivacyChange) -> (u16, Option<PrivacyAccount>) {
+        let answer = self.control().post("http://control/privacy").json(change).send().await.unwrap();
+        (answer.status().as_u16(), answer.json().await.ok())
     }
 
     pub async fn health(&self) -> Health {

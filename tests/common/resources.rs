@@ -49,7 +49,7 @@ pub fn resources(parties: &Parties, task: TaskId) -> Vec<Resource> {
 /// The resources without a request body.
 pub fn resources_without_body(parties: &Parties, task: TaskId) -> Vec<Resource> {
     let mut found = vec![at(parties, None, "hpke_config", "GET, HEAD", None)];
-    if parties.revision() == Revision::Dap18 {
+    if parties.revision() != Revision::Dap09 {
         for kind in [ResourceKind::CollectionJob, ResourceKind::AggregateShare] {
             found.push(at(parties, Some(kind), &parties.missing_path_of(kind, task), "GET, HEAD, DELETE", None));
         }

@@ -17,12 +17,13 @@ use dapbox::{
     },
     config::{Config, Seconds},
     model::{
-        BatchId, BatchMode, BatchSelector, Bucket, Duration, FixedSizeQuery, Interval, MaxMeasurement,
+        BatchId, BatchMode, BatchSelector, Bucket, Duration, Epsilon, FixedSizeQuery, Interval, MaxMeasurement,
         PartialBatchSelector, PrepareOutcome, Query, ReportError, ReportId, Revision, Role, Time, VdafConfig,
     },
     store::{self, BackupContents, Options},
     support::{Point, clock},
     vdaf::Measurement,
+    views::privacy::{BudgetChange, PrivacyChange},
     wire::{ProblemType, ResourceKind},
 };
 use rstest::rstest;
@@ -34,7 +35,7 @@ use tokio::{
 
 use crate::common::{
     self, Node, Pair, TEST_TIMEOUT,
-    calls::{assert_rejected, upload_errors},
+    calls::{assert_rejected, problem, upload_errors},
     open_store,
     relay::{MEASUREMENTS, assert_whole, modes, query},
     report_builder::{Draft, ReportBuilder},
@@ -214,6 +215,40 @@ async fn restored_aggregator_repeats_nothing_and_continues(#[case] revision: Rev
     for mode in modes(revision) {
         go_on(revision, who, mode).await;
     }
+}
+
+/// A backup does not know what was released after it, so the account of a restored aggregator never looks lower than it is.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn restored_aggregator_does_not_trust_its_privacy_account(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+) {
+    let noisy = |task: &mut dapbox::model::Task| task.public.noise = Epsilon::new(1, 2);
+    let mut pair = Pair::start_with(revision, SUM, BatchMode::TimeInterval, |_| {}, noisy).await;
+    let (parties, id) = (pair.parties.clone(), pair.parties.id());
+    let change = |budget, batches| PrivacyChange { task: id, budget, batches };
+    let set = BudgetChange::Set(Epsilon::new(10, 1).unwrap());
+    assert_eq!(pair.leader.change_privacy(&change(set, None)).await.0, 200);
+    let backup = back_up(&pair.leader).await;
+    parties.client().upload(Measurement::Number(1), None).await.unwrap();
+    parties.collector().collect(parties.query_now(), Some(TEST_TIMEOUT), |_| {}).await.unwrap();
+    restore_from(&mut pair.leader, &backup).await;
+
+    let account = pair.leader.status(&id).await.privacy.unwrap();
+    assert!(account.is_uncertain && account.batches == 0 && account.budget == Epsilon::new(10, 1), "{account:?}");
+    let later = around(clock::now().saturating_add(Duration(7200)), clock::now().saturating_add(Duration(7200)));
+    let Query::TimeInterval(interval) = later else { unreachable!() };
+    let precision = parties.leader.public.time_precision;
+    let later = Query::TimeInterval(Interval::new(interval.start().truncate(precision), precision).unwrap());
+    let refused = parties.create_collection(later).await.answer;
+    assert!(refused.status == 403 && problem(&refused).detail.contains("restored"), "{refused:?}");
+
+    let known = pair.helper.status(&id).await.privacy.unwrap().batches;
+    let (_, stated) = pair.leader.change_privacy(&change(BudgetChange::Keep, Some(known))).await;
+    let stated = stated.unwrap();
+    assert_eq!((stated.batches, stated.is_uncertain, stated.batches_left), (1, false, Some(19)));
+    assert!(parties.create_collection(later).await.answer.is_success());
+    pair.stop().await;
 }
 
 /// A precision of a second, so that the horizon passes during the test.

@@ -85,7 +85,7 @@ fn more_than_a_million(revision: Revision) -> Vec<u8> {
     (report[30], report[35]) = (1, 1);
     // No aggregation parameter, time interval, and the length of all reports.
     let mut body = [&[0, 0, 0, 0, 1][..], &(COUNT * 41).to_be_bytes()].concat();
-    if revision == Revision::Dap18 {
+    if revision != Revision::Dap09 {
         // No extensions, and each message has one byte.
         report = vec![0; 44];
         (report[32], report[37], report[42]) = (1, 1, 1);

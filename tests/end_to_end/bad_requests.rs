@@ -525,7 +525,7 @@ async fn aggregates_batch_without_hostile_reports(
         let found = match collected.result {
             AggregateResult::Number(number) => vec![number],
             AggregateResult::Vector(numbers) => numbers,
-            AggregateResult::Noisy(_) => unreachable!("no task has noise"),
+            AggregateResult::Noisy(_) | AggregateResult::NoisyNumber(_) => unreachable!("no task has noise"),
         };
         assert_eq!((collected.report_count, found), (count, sums), "{:?}", target.vdaf);
         leader.until(&parties.id(), |status| status.waiting + status.jobs == 0).await;

@@ -298,6 +298,19 @@ async fn aggregates_multihot_count_vec(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn aggregates_vectors_with_bound_of_sum() {
+    // DAP-09's VDAF draft does not have it. The bound 10 has no form of whole bits.
+    let revision = Revision::Dap18;
+    let vdaf = VdafConfig::Prio3L1BoundSum { max_value: 10, length: 3, chunk_length: 4 };
+    // Sums from zero to the bound, and the bound in one number.
+    both(revision, vdaf, |i| {
+        let sum = u128::from(i % 11);
+        Measurement::Vector(if i == 0 { vec![0, 10, 0] } else { vec![sum / 2, 0, sum - sum / 2] })
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn aggregates_sum_vec_of_several_proofs() {
     // DAP-18 has no code for it.
     let revision = Revision::Dap09;

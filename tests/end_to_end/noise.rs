@@ -86,6 +86,7 @@ fn two_draws(scale: f64) -> impl Fn(i128) -> f64 {
 fn numbers(result: AggregateResult) -> Vec<i128> {
     match result {
         AggregateResult::Noisy(numbers) => numbers,
+        AggregateResult::NoisyNumber(number) => vec![number],
         other => panic!("{other:?}"),
     }
 }
@@ -107,6 +108,8 @@ fn long_vectors(revision: Revision) -> Vec<(VdafConfig, Epsilon)> {
         // The maximum that counts has whole bits.
         Revision::Dap18 | Revision::Dap19 => {
             all.push((VdafConfig::Prio3SumVec { max: MaxMeasurement(2), length, chunk_length }, epsilon(3 * 50_000)));
+            // A vector may exchange its whole sum, at most five, for another one at other positions.
+            all.push((VdafConfig::Prio3L1BoundSum { max_value: 5, length, chunk_length }, epsilon(2 * 5)));
         }
     }
     all
@@ -129,6 +132,62 @@ fn adds_noise_with_scale_of_epsilon(#[values(Revision::Dap09, Revision::Dap18)] 
         let both = |[one, other]: [usize; 2]| numbers(preparer.unshard(&shares[one], &shares[other], 1).unwrap());
         assert_distributed([[0, 1], [2, 3]].into_iter().flat_map(both).collect(), two_draws(scale));
     }
+}
+
+/// Numbers and flags, for which `prio` has no noise, with an epsilon that makes the scale of their noise five.
+fn numbers_and_flags(revision: Revision) -> [(VdafConfig, Epsilon); 3] {
+    let epsilon = |sensitivity: u128| Epsilon::new(sensitivity, 5).unwrap();
+    let max = if revision == Revision::Dap09 { 127 } else { 100 };
+    [
+        (VdafConfig::Prio3Count, epsilon(1)),
+        (VdafConfig::Prio3Sum { max: MaxMeasurement(max) }, epsilon(max.into())),
+        (VdafConfig::Prio3MultihotCountVec { length: 100, max_weight: 3, chunk_length: 10 }, epsilon(6)),
+    ]
+}
+
+#[rstest]
+fn adds_noise_to_numbers_and_flags(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    for (vdaf, epsilon) in numbers_and_flags(revision) {
+        let preparer = noisy(revision, &vdaf, epsilon);
+        let scale = Noise::new(&vdaf, epsilon).unwrap().scale();
+        assert!((scale - 5.0).abs() < 1e-9, "{vdaf:?}");
+        let zero = preparer.encode(&preparer.zero());
+        let sample = || preparer.encode(&preparer.sample_noise().unwrap());
+        let (mut one, mut two) = (Vec::new(), Vec::new());
+        while one.len() < 20_000 {
+            let shares = [sample(), sample()];
+            one.extend(numbers(preparer.unshard(&shares[0], &zero, 1).unwrap()));
+            two.extend(numbers(preparer.unshard(&shares[0], &shares[1], 1).unwrap()));
+        }
+        assert_distributed(one, one_draw(scale));
+        assert_distributed(two, two_draws(scale));
+    }
+}
+
+/// Results of numbers with noise: what the collector prints and what its pages show.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn collects_sums_with_noise(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    let vdaf = VdafConfig::Prio3Sum { max: MaxMeasurement(127) };
+    // Noise of the scale 2^32 exceeds every sum, so that half of the results are negative.
+    let task = |task: &mut Task| task.public.noise = Epsilon::new(127, 1 << 32);
+    let pair = Pair::start_with(revision, vdaf, BatchMode::TimeInterval, |_| {}, task).await;
+    let parties = &pair.parties;
+    let (mut negative, mut all) = (0, 0);
+    while negative == 0 || all == negative {
+        assert!(all < 40, "{negative} of {all} are negative");
+        let hours = all + 1;
+        let start = clock::now().truncate(Duration(HOUR)).saturating_sub(Duration(hours * HOUR));
+        parties.client().upload(Measurement::Number(5), Some(start)).await.unwrap();
+        let query = Query::TimeInterval(Interval::new(start, Duration(HOUR)).unwrap());
+        let collected = parties.collector().collect(query, Some(TEST_TIMEOUT), |_| {}).await.unwrap();
+        let AggregateResult::NoisyNumber(number) = collected.result else { panic!("{:?}", collected.result) };
+        assert!(number.unsigned_abs() < 1 << 40, "{number} is noise around the field's modulus");
+        let json = serde_json::to_value(&collected.result).unwrap();
+        assert_eq!(json.as_i64().map(i128::from), Some(number));
+        (negative, all) = (negative + u64::from(number < 0), all + 1);
+    }
+    pair.stop().await;
 }
 
 /// The test of a distribution must fail for noise of another scale.

@@ -24,15 +24,15 @@ use crate::common::{
     skip,
 };
 
-const HOUR: u64 = 3600;
+pub const HOUR: u64 = 3600;
 const BINS: usize = 3;
 
-fn quick(config: &mut Config) {
+pub fn quick(config: &mut Config) {
     config.leader.min_job_size = 1;
     config.leader.collection_retry_after = Seconds::millis(20);
 }
 
-async fn collecting_node() -> Node {
+pub async fn collecting_node() -> Node {
     Node::start_with(|config| {
         config.results.listen = OptionalAddress(Some("127.0.0.1:0".parse().unwrap()));
         config.results.retry_max = Seconds::millis(200);
@@ -40,7 +40,7 @@ async fn collecting_node() -> Node {
     .await
 }
 
-fn hours_ago(hours: u64) -> Time {
+pub fn hours_ago(hours: u64) -> Time {
     clock::now().truncate(Duration(HOUR)).saturating_sub(Duration(hours * HOUR))
 }
 

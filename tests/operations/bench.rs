@@ -45,9 +45,11 @@ fn measures_growth_at_each_size_and_after_compaction() {
 }
 
 #[rstest]
-fn measures_helper_jobs_against_limit(#[values("09", "18")] dap: &str) {
+#[case("09", "sumvec:5x2")]
+#[case("18", "l1-bound-sum:5x9")]
+fn measures_helper_jobs_against_limit(#[case] dap: &str, #[case] vector: &str) {
     let measured = bench(&format!(
-        "helper --vdaf histogram:4,sumvec:5x2 --job-size 3,5 --in-flight 1,2 --seconds 0.1 --json --dap {dap}"
+        "helper --vdaf histogram:4,{vector} --job-size 3,5 --in-flight 1,2 --seconds 0.1 --json --dap {dap}"
     ));
     assert_all_positive(&measured["machine"], &["cores", "fdatasync_us"]);
     let vdafs = measured["helper"].as_array().unwrap();

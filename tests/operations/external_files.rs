@@ -292,6 +292,7 @@ fn refuses_to_export_inexpressible_task() {
     let cases = [
         (&["--dap", "18", "--vdaf", "count"][..], "leader.toml", 1, "DAP-09"),
         (&["--vdaf", "multihot", "--length", "3", "--max-weight", "1"], "leader.toml", 1, "VDAF"),
+        (&["--dap", "18", "--vdaf", "l1-bound-sum", "--length", "3", "--max-value", "5"], "leader.toml", 1, "DAP-09"),
         (&["--vdaf", "count"], "collector.toml", 2, "leader.toml or helper.toml"),
     ];
     for (index, (more, file, code, says)) in cases.into_iter().enumerate() {

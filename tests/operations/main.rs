@@ -16,6 +16,7 @@ mod management;
 mod manager;
 mod partner;
 mod reload;
+mod results_pages;
 mod robustness;
 mod scrape;
 mod setup;

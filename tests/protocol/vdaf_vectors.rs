@@ -1,4 +1,4 @@
-//! Our preparers against the official test vectors of both VDAF drafts, and against other users of `prio`.
+//! Our preparers against the official test vectors of the VDAF drafts, and against other users of `prio`.
 //!
 //! The vectors are checked from their input shares on, because `prio` does not let callers choose the randomness of
 //! sharding.
@@ -20,6 +20,15 @@ use prio16::{
     topology::ping_pong::{PingPongContinuedValue, PingPongMessage, PingPongState, PingPongTopology},
     vdaf::{Aggregator, Client, prio3::Prio3, xof::Xof},
 };
+use prio18::{
+    codec::Encode as _,
+    field::Field128,
+    flp::{
+        gadgets::{Mul as Mul18, ParallelSum as ParallelSum18},
+        types::SumVec,
+    },
+    vdaf::{Client as _, prio3::Prio3 as Prio3V18, xof::XofTurboShake128},
+};
 use serde::Deserialize;
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures");
@@ -36,7 +45,7 @@ struct Draft {
     skipped: &'static [(&'static str, &'static str)],
 }
 
-const DRAFTS: [Draft; 2] = [VDAF_08, VDAF_20];
+const DRAFTS: [Draft; 3] = [VDAF_08, VDAF_20, L1_BOUND_SUM];
 
 const VDAF_08: Draft = Draft {
     revision: Revision::Dap09,
@@ -88,6 +97,15 @@ const VDAF_20: Draft = Draft {
     skipped: &[],
 };
 
+/// The VDAF of draft-ietf-ppm-l1-bound-sum-02, which is based on VDAF-18. Its repository has no other vectors.
+const L1_BOUND_SUM: Draft = Draft {
+    revision: Revision::Dap18,
+    directory: "l1-bound-sum",
+    run: &["Prio3L1BoundSum_0"],
+    refused: &[],
+    skipped: &[],
+};
+
 /// A test vector, with the field names of VDAF-08.
 #[derive(Deserialize)]
 struct Vector {
@@ -99,6 +117,7 @@ struct Vector {
     max_measurement: Option<u64>,
     length: Option<usize>,
     max_weight: Option<usize>,
+    max_value: Option<u64>,
     chunk_length: Option<usize>,
     #[serde(alias = "reports")]
     prep: Vec<Preparation>,
@@ -173,6 +192,11 @@ impl Draft {
             "Prio3MultihotCountVec" => VdafConfig::Prio3MultihotCountVec {
                 length: length(),
                 max_weight: vector.max_weight.unwrap(),
+                chunk_length: chunk_length(),
+            },
+            "Prio3L1BoundSum" => VdafConfig::Prio3L1BoundSum {
+                max_value: vector.max_value.unwrap(),
+                length: length(),
                 chunk_length: chunk_length(),
             },
             other => panic!("unknown VDAF {other}"),
@@ -428,4 +452,49 @@ fn other_vdafs_match_prio() {
     let config = VdafConfig::Prio3MultihotCountVec { length: 5, max_weight: 2, chunk_length: 3 };
     let flags = vec![true, false, false, false, true];
     agrees(config, &theirs, vector(&[1, 0, 0, 0, 1]), flags, sums(&[1, 0, 0, 0, 1]));
+}
+
+/// Shards a vector with any claimed sum, as no honest client does. The encoding of Prio3L1BoundSum is that of a vector
+/// of the numbers and the sum, and the proof covers the bits of both alike. Only the verification compares them.
+fn shard_with_claim(max_value: u64, numbers: &[u128], claimed: u128, id: &ReportId) -> Shares {
+    let elements = [numbers, &[claimed]].concat();
+    let typ = SumVec::<Field128, ParallelSum18<_, Mul18>>::new(max_value.into(), elements.len(), 4).unwrap();
+    let theirs = Prio3V18::<_, XofTurboShake128, 32>::new(2, 1, 7, typ).unwrap();
+    let (public, inputs) = theirs.shard(b"context", &elements, id.as_bytes()).unwrap();
+    let [leader, helper] = [0, 1].map(|aggregator: usize| inputs[aggregator].get_encoded().unwrap());
+    [public.get_encoded().unwrap(), leader, helper]
+}
+
+/// A client that proves the range of each number honestly, but whose numbers add up to more than it claims.
+#[test]
+fn rejects_vector_whose_sum_is_not_the_claimed_one() {
+    for (max_value, numbers, claimed) in [
+        (5, [0, 5, 0], 5),
+        (5, [0, 0, 0], 0),
+        (5, [5, 5, 5], 5),
+        (5, [1, 5, 0], 5),
+        (5, [1, 2, 0], 2),
+        (5, [0, 0, 0], 5),
+        // The bits of the sum wrap around.
+        (7, [7, 1, 0], 0),
+        (u64::MAX, [u64::MAX.into(), 1, 0], 0),
+    ] {
+        let is_true = numbers.iter().sum::<u128>() == claimed;
+        let config = VdafConfig::Prio3L1BoundSum { max_value, length: numbers.len(), chunk_length: 4 };
+        let vdaf = preparer(Revision::Dap18, &config).unwrap();
+        let (id, verify) = (ReportId::random(), VerifyParams { key: &[42; 32], context: b"context" });
+        let [public, leader, helper] = &shard_with_claim(max_value, &numbers, claimed, &id);
+        let share = |input_share| InputShare { report_id: &id, public_share: public, input_share };
+        let (pending, message) = vdaf.leader_start(verify, share(leader)).unwrap();
+        let answer = vdaf.helper_answer(verify, share(helper), &message);
+        match answer {
+            Ok((helper, answer)) => {
+                assert!(is_true, "{numbers:?} {claimed}");
+                let sums = [pending.finish(&answer).unwrap(), helper].map(|share| encoded(&*vdaf, share).0);
+                let result = vdaf.unshard(&sums[0], &sums[1], 1).unwrap();
+                assert_eq!(result, AggregateResult::Vector(numbers.to_vec()));
+            }
+            Err(error) => assert_eq!((error, is_true), (ReportError::VdafPrepError, false), "{numbers:?} {claimed}"),
+        }
+    }
 }

@@ -99,7 +99,9 @@ fn janus(ours: &TaskConfiguration) -> theirs::TaskConfig {
                 proofs: *proofs,
             }
         }
-        VdafConfig::Prio3MultihotCountVec { .. } => unreachable!("it has no number"),
+        VdafConfig::Prio3MultihotCountVec { .. } | VdafConfig::Prio3L1BoundSum { .. } => {
+            unreachable!("it has no number")
+        }
     };
     theirs::TaskConfig::new(
         ours.info.to_vec(),

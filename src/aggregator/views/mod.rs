@@ -3,6 +3,7 @@
 mod api_token;
 pub mod keys;
 pub mod overview;
+pub mod privacy;
 pub mod results;
 pub mod status;
 

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::privacy::PrivacyAccount;
 use dapbox_protocol::model::{
     BatchId, BatchMode, Duration, Epsilon, Interval, Revision, Role, TaskId, Time, VdafConfig,
 };
@@ -37,6 +38,9 @@ pub struct TaskStatus {
     /// The epsilon of the noise that each aggregator adds to every aggregate, if there is noise.
     #[serde(default)]
     pub noise: Option<Epsilon>,
+    /// What the noise of all collected batches has spent, if there is noise.
+    #[serde(default)]
+    pub privacy: Option<PrivacyAccount>,
     /// The time precision, in seconds.
     pub time_precision: Duration,
     /// Reports after this time are rejected.

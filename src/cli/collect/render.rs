@@ -51,6 +51,7 @@ pub fn render(
         Output::Csv => {
             let values: Vec<String> = match &collected.result {
                 AggregateResult::Number(number) => vec![number.to_string()],
+                AggregateResult::NoisyNumber(number) => vec![number.to_string()],
                 AggregateResult::Vector(values) => values.iter().map(u128::to_string).collect(),
                 AggregateResult::Noisy(values) => values.iter().map(i128::to_string).collect(),
             };

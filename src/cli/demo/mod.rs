@@ -15,6 +15,7 @@ use super::{
     signals::StopSignals,
     style::{self, Style, print},
 };
+use crate::vdaf;
 use data::Dataset;
 use question::Question;
 
@@ -72,6 +73,8 @@ pub(super) enum Kind {
     Sumvec,
     /// Number of persons with each of four health flags.
     Multihot,
+    /// Sums of all columns, with a bound on the sum of each row (DAP-18 and later).
+    L1BoundSum,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -100,6 +103,7 @@ pub async fn run(args: Args) -> Outcome {
         return Err(Failure::usage(format!("{} is not empty (hint: choose another --keep)", dir.display())));
     }
     let question = Question::new(args.vdaf, &dataset)?;
+    vdaf::preparer(args.dap.revision(), &question.vdaf).map_err(Failure::usage)?;
     let directory = WorkDir::new(args.keep.as_deref())?;
     if args.output.format == Format::Text {
         introduce(&question, &dataset)?;

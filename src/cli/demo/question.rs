@@ -56,6 +56,12 @@ impl Question {
                 let parameters = VdafParameters { length: Some(FLAGS.len()), max_weight: Some(max_weight), ..none };
                 ("how is your health?", "multihot", parameters, column_names(FLAGS).collect())
             }
+            Kind::L1BoundSum => {
+                let sum = |row: &Row| row.iter().fold(0, |sum: u64, cell| sum.saturating_add(*cell));
+                let largest = data.rows.iter().map(sum).max().unwrap_or_default().max(1);
+                let parameters = VdafParameters { length: Some(COLUMNS.len()), max_value: Some(largest), ..none };
+                ("your visits, diseases and health?", "l1-bound-sum", parameters, column_names(0..6).collect())
+            }
         };
         let vdaf = table::configure(name, &parameters).map_err(Failure::new)?;
         Ok(Self { kind, title, vdaf, labels })
@@ -67,7 +73,7 @@ impl Question {
             Kind::Histogram => Measurement::Number(row[0].min(LAST_BIN).into()),
             Kind::Count => Measurement::Flag(row[0] > 0),
             Kind::Sum => Measurement::Number(row[0].into()),
-            Kind::Sumvec => Measurement::Vector(row.iter().map(|cell| u128::from(*cell)).collect()),
+            Kind::Sumvec | Kind::L1BoundSum => Measurement::Vector(row.iter().map(|cell| u128::from(*cell)).collect()),
             Kind::Multihot => Measurement::Vector(row[FLAGS].iter().map(|cell| u128::from(*cell > 0)).collect()),
         }
     }
@@ -83,7 +89,7 @@ impl Question {
             }
             Kind::Count => AggregateResult::Number(count(&|row| row[0] != 0)),
             Kind::Sum => AggregateResult::Number(sum(0)),
-            Kind::Sumvec => AggregateResult::Vector((0..COLUMNS.len()).map(sum).collect()),
+            Kind::Sumvec | Kind::L1BoundSum => AggregateResult::Vector((0..COLUMNS.len()).map(sum).collect()),
             Kind::Multihot => AggregateResult::Vector(FLAGS.map(|column| count(&|row| row[column] != 0)).collect()),
         }
     }
@@ -93,7 +99,7 @@ impl Question {
         match self.kind {
             Kind::Histogram | Kind::Sum => style::counted(row[0], "visit"),
             Kind::Count => if row[0] > 0 { "saw a doctor" } else { "saw no doctor" }.to_owned(),
-            Kind::Sumvec => row.map(|cell| cell.to_string()).join(", "),
+            Kind::Sumvec | Kind::L1BoundSum => row.map(|cell| cell.to_string()).join(", "),
             Kind::Multihot => row[FLAGS].iter().map(u64::to_string).collect::<Vec<_>>().join(", "),
         }
     }
@@ -115,6 +121,10 @@ mod tests {
         assert_eq!(ask(Kind::Count).answer(&data.rows), AggregateResult::Number(3));
         assert_eq!(ask(Kind::Sum).answer(&data.rows), AggregateResult::Number(100));
         assert_eq!(ask(Kind::Sumvec).answer(&data.rows), AggregateResult::Vector(vec![100, 10, 2, 1, 1, 1]));
+        assert_eq!(ask(Kind::L1BoundSum).answer(&data.rows), ask(Kind::Sumvec).answer(&data.rows));
+        let VdafConfig::Prio3L1BoundSum { max_value: 83, length: 6, .. } = ask(Kind::L1BoundSum).vdaf else {
+            panic!("the bound is the largest sum of a row")
+        };
         assert_eq!(ask(Kind::Multihot).answer(&data.rows), AggregateResult::Vector(vec![2, 1, 1, 1]));
         assert_eq!(ask(Kind::Sum).vdaf, VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(7) });
     }
@@ -122,12 +132,14 @@ mod tests {
     #[test]
     fn labels_every_number() {
         let data = Dataset::builtin().unwrap();
-        for kind in [Kind::Histogram, Kind::Count, Kind::Sum, Kind::Sumvec, Kind::Multihot] {
+        for kind in [Kind::Histogram, Kind::Count, Kind::Sum, Kind::Sumvec, Kind::Multihot, Kind::L1BoundSum] {
             let question = Question::new(kind, &data).unwrap();
             let numbers = match question.answer(&data.rows) {
                 AggregateResult::Number(_) => 1,
                 AggregateResult::Vector(values) => values.len(),
-                AggregateResult::Noisy(_) => unreachable!("it is computed from the data"),
+                AggregateResult::Noisy(_) | AggregateResult::NoisyNumber(_) => {
+                    unreachable!("it is computed from the data")
+                }
             };
             assert_eq!(question.labels.len(), numbers, "{kind:?}");
         }

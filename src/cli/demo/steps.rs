@@ -26,6 +26,7 @@ use crate::{
     config::Seconds,
     model::{BatchMode, Duration, FixedSizeQuery, HpkeCiphertext, Interval, Query, Report, Revision, TaskId, Time},
     peer::{Peer, PeerOptions, RetryPolicy},
+    results::statistics::Exact,
     support::clock,
     vdaf::AggregateResult,
     views::status::TaskStatus,
@@ -213,7 +214,10 @@ impl Demo<'_> {
         self.line("from", &show::interval(collected.interval))?;
         match (&collected.result, &self.question.labels[..]) {
             (AggregateResult::Number(number), [label]) => {
-                self.line(label, &show::single(*number, collected.report_count, &self.question.vdaf, self.style))?;
+                self.line(
+                    label,
+                    &show::single(Exact::from(*number), collected.report_count, &self.question.vdaf, self.style),
+                )?;
             }
             (result, labels) => {
                 self.print(format!("\n{}", show::plot(labels, numbers(result), self.style)))?;
@@ -307,7 +311,7 @@ fn numbers(result: &AggregateResult) -> &[u128] {
         AggregateResult::Number(number) => std::slice::from_ref(number),
         AggregateResult::Vector(values) => values,
         // The demo's task has no noise.
-        AggregateResult::Noisy(_) => &[],
+        AggregateResult::Noisy(_) | AggregateResult::NoisyNumber(_) => &[],
     }
 }
 

@@ -4,7 +4,10 @@ use std::fmt::Write;
 
 use super::Snapshot;
 use crate::{
-    aggregator::counters::{self, AGGREGATE_SUCCESS, REPORT_SUCCESS},
+    aggregator::{
+        counters::{self, AGGREGATE_SUCCESS, REPORT_SUCCESS},
+        privacy,
+    },
     cli::{
         findings, results, show,
         style::{self, Style},
@@ -134,6 +137,9 @@ fn task(text: &mut Text, view: &TaskView, now: Time, most: usize) {
     text.line("batch mode", &show::batches(status.batch_mode, status.min_batch_size));
     if let Some(epsilon) = status.noise {
         text.line("noise", &format::noise(&status.vdaf, epsilon));
+    }
+    if let Some(account) = &status.privacy {
+        text.line("privacy", &privacy::describe(account));
     }
     if let Some(provisioned) = status.provisioned.as_ref().filter(|provisioned| provisioned.is_never_contacted) {
         text.line("set up", &show::provisioned_by(provisioned));
@@ -358,6 +364,7 @@ mod tests {
                 provisioned: None,
                 in_band: None,
                 noise: None,
+                privacy: None,
             },
             upload_rate: 12.34,
             aggregation_rate: 0.0,

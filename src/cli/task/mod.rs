@@ -7,6 +7,7 @@ mod export;
 mod import;
 mod new;
 mod ownership;
+mod privacy;
 mod rename;
 mod sweep;
 mod token;
@@ -61,6 +62,8 @@ pub enum Command {
     Show(ShowArgs),
     /// Change the local name of a task.
     Rename(rename::Args),
+    /// Show or limit what the noise of a task's batches has spent.
+    Privacy(privacy::Args),
     /// Close tasks for reports before a time, after the other aggregator restored a backup.
     Close(close::Args),
     /// Rotate the bearer tokens of a task.
@@ -96,7 +99,7 @@ pub enum Command {
     dapbox task add --credential collector-credential.json \\\n      \
     --leader https://leader.example/dap-09/ --helper https://helper.example/ \\\n      \
     --task-id 9GgQd3pEE6DiJtYTFyOYGDjRQzdrRaUrVL0Yn-3uAF4 --vdaf histogram \\\n      \
-    --length 10 --time-precision 1h --min-batch-size 100 --write collector.toml"
+    --length 10 --time-precision 1h --min-batch-size 100 \\\n      --write collector.toml"
 )]
 pub struct AddArgs {
     /// leader.toml, helper.toml or collector.toml from 'dapbox task new'; with --credential, any file of the task.
@@ -201,6 +204,7 @@ pub async fn run(command: Command) -> Outcome {
         Command::List(args) => list(args).await,
         Command::Show(args) => show(args).await,
         Command::Rename(args) => rename::run(args).await,
+        Command::Privacy(args) => privacy::run(args).await,
         Command::Close(args) => close::run(args).await,
         Command::Token(command) => token::run(command).await,
         Command::Remove(args) => remove(args).await,

@@ -66,7 +66,7 @@ pub struct Args {
     batch: BatchArgs,
     /// Differential privacy: each aggregator adds noise to every number of an aggregate, so that no report changes the
     /// probability of any outcome by more than a factor of e^E. A decimal such as 0.5 or a fraction such as 2/3; smaller
-    /// means more noise. For histogram, sumvec and sumvec-hmac. Default: no noise.
+    /// means more noise. Default: no noise.
     #[arg(long, value_name = "E", help_heading = "Noise")]
     epsilon: Option<Epsilon>,
     /// Start of the task, before which reports are refused (DAP-18 and later, with --expires): a date, or a duration from now.

@@ -31,9 +31,12 @@ fn from_cells(cells: &[&str], vdaf: &VdafConfig) -> Result<Measurement, String> 
             let flags = cells.iter().map(|cell| flag(cell).map(u128::from)).collect::<Result<_, _>>()?;
             Ok(Measurement::Vector(flags))
         }
-        (VdafConfig::Prio3SumVec { .. } | VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { .. }, cells) => {
-            Ok(Measurement::Vector(cells.iter().map(|cell| number(cell)).collect::<Result<_, _>>()?))
-        }
+        (
+            VdafConfig::Prio3SumVec { .. }
+            | VdafConfig::Prio3L1BoundSum { .. }
+            | VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { .. },
+            cells,
+        ) => Ok(Measurement::Vector(cells.iter().map(|cell| number(cell)).collect::<Result<_, _>>()?)),
     }
 }
 
@@ -74,14 +77,19 @@ mod tests {
     fn rejects_out_of_range_measurements() {
         let multihot = VdafConfig::Prio3MultihotCountVec { length: 3, max_weight: 1, chunk_length: 1 };
         let histogram = VdafConfig::Prio3Histogram { length: 4, chunk_length: 1 };
+        let bounded = VdafConfig::Prio3L1BoundSum { max_value: 5, length: 3, chunk_length: 1 };
         for (cells, vdaf, says) in [
             (&["4"][..], &histogram, "maximum 3"),
             (&["256", "1"], &SUMVEC, "maximum 255"),
             (&["1"], &SUMVEC, "2 elements"),
             (&["1", "1", "0"], &multihot, "maximum 1"),
+            (&["2", "0", "4"], &bounded, "add up to 6, more than the maximum 5"),
+            (&["0", "6", "0"], &bounded, "element 1 of the measurement is 6, more than the maximum 5"),
+            (&["1", "-1", "0"], &bounded, "non-negative integer"),
         ] {
             assert!(of_row(cells, vdaf).unwrap_err().contains(says), "{cells:?}");
         }
         assert_eq!(of_row(&["3"], &histogram), Ok(Measurement::Number(3)));
+        assert_eq!(of_row(&["2", "0", "3"], &bounded), Ok(Measurement::Vector(vec![2, 0, 3])));
     }
 }

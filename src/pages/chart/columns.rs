@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::{
-    frame::{AXIS_HEIGHT, Axis, WIDTH, axis_labels, coordinate, grid, percent, times},
+    frame::{AXIS_HEIGHT, Axis, WIDE, WIDTH, axis_labels, coordinate, grid, percent, times},
     scale::Scale,
 };
 use dapbox_results::statistics::Interval95;
@@ -57,7 +57,7 @@ impl Columns<'_> {
                                 text-anchor=(if is_right { "end" } else { "start" }) { (label) }
                         }
                     }
-                    (times(self.ticks, height))
+                    (times(self.ticks, height, WIDE))
                     g.targets { @for at in 0..self.values.len() {
                         rect x=(percent(at as f64 * width)) width=(percent(width)) height=(height) {
                             title { ((self.tip)(at)) }

@@ -21,6 +21,18 @@ pub const AXIS_HEIGHT: f64 = 22.0;
 /// Width of the labels of the value axis.
 const LABEL_WIDTH: u32 = 52;
 
+/// Least width of a chart on the smallest phones, and of small charts, in pixels.
+pub const NARROW: f64 = 210.0;
+
+/// Least width of a chart on wider screens, in pixels.
+pub const WIDE: f64 = 440.0;
+
+/// Approximate width of a character of a label, in pixels.
+const CHAR_WIDTH: f64 = 6.8;
+
+/// Least distance of two labels, in pixels.
+const LABEL_GAP: f64 = 6.0;
+
 /// A chart over time.
 pub struct Frame<'a> {
     /// Distinguishes the charts of a page.
@@ -81,7 +93,7 @@ impl Frame<'_> {
                         (shapes)
                     }
                     (self.gaps(height))
-                    (times(&self.series.ticks(9), height))
+                    (times(&self.series.ticks(9), height, WIDE))
                     (self.chosen(height))
                     (self.targets(height))
                     (self.notes(height))
@@ -210,24 +222,73 @@ impl Multiple<'_> {
                     @for (left, right, gap) in gap_runs(self.series) {
                         rect.(gap.class()) x=(percent(left)) width=(percent(right - left)) y="0" height=(height) {}
                     }
-                    (times(&self.series.ticks(3), height))
+                    (times(&self.series.ticks(3), height, NARROW))
                 }
             }
         }
     }
 }
 
-/// Labelled positions below a chart.
-pub fn times(ticks: &[(f64, String)], height: f64) -> Markup {
-    // On narrow screens, only about three labels are shown.
-    let kept = ticks.len().div_ceil(3).max(1);
+/// Labelled positions below a chart. `width` is the least width of the chart where the screen is not [`NARROW`].
+pub fn times(ticks: &[(f64, String)], height: f64, width: f64) -> Markup {
+    let all = label_step(ticks, 1, width);
+    let few = label_step(ticks, all, NARROW);
     html! {
         @for (at, (x, label)) in ticks.iter().enumerate() {
-            @let anchor = if *x < 0.03 { "start" } else if *x > 0.96 { "end" } else { "middle" };
-            g.minor[at % kept != 0] {
+            g.minor[at % few != 0] {
                 line.tick x1=(percent(*x)) x2=(percent(*x)) y1=(height) y2=(height + 4.0) {}
-                text x=(percent(*x)) y=(height + 17.0) text-anchor=(anchor) { (label) }
+                @if at % all == 0 {
+                    text x=(percent(*x)) y=(height + 17.0) text-anchor=(Anchor::of(*x).name()) { (label) }
+                }
             }
+        }
+    }
+}
+
+/// The smallest multiple of `unit` so that labels at this distance do not touch each other in a chart of `width` pixels.
+fn label_step(ticks: &[(f64, String)], unit: usize, width: f64) -> usize {
+    let fits = |step: &usize| {
+        let ends: Vec<_> = ticks.iter().step_by(*step).map(|(x, label)| label_ends(*x, label, width)).collect();
+        ends.windows(2).all(|pair| pair[0].1 + LABEL_GAP <= pair[1].0)
+    };
+    (unit..=ticks.len()).step_by(unit).find(fits).unwrap_or(unit.max(ticks.len()))
+}
+
+/// The left and right end of a label in a chart of `width` pixels.
+fn label_ends(x: f64, label: &str, width: f64) -> (f64, f64) {
+    let length = label.chars().count() as f64 * CHAR_WIDTH;
+    let left = x * width
+        - match Anchor::of(x) {
+            Anchor::Start => 0.0,
+            Anchor::Middle => length / 2.0,
+            Anchor::End => length,
+        };
+    (left, left + length)
+}
+
+/// Which part of a label is at its position. Labels at the ends of a chart stay inside of it.
+enum Anchor {
+    Start,
+    Middle,
+    End,
+}
+
+impl Anchor {
+    fn of(x: f64) -> Self {
+        if x < 0.03 {
+            Self::Start
+        } else if x > 0.96 {
+            Self::End
+        } else {
+            Self::Middle
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Middle => "middle",
+            Self::End => "end",
         }
     }
 }

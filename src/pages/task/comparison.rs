@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::{Context, values};
+use super::{Context, figure::scroll_box, values};
 use crate::{
     number::{brief, points, signed},
     series::{Measure, Series, Total},
@@ -61,11 +61,25 @@ pub fn section(context: &Context) -> Markup {
         html! {
             tr {
                 th scope="row" { (label) }
-                td.n { (count(total.windows)) }
+                td.n.wide { (count(total.windows)) }
                 td.n { (count(total.reports)) }
                 td.n { @for value in &total.values { (crate::number::exact(*value)) } }
                 td.n { b { (value.map_or_else(String::new, |value| values::write(series, value.value))) } }
             }
+        }
+    };
+    let table = html! {
+        table {
+            thead {
+                tr {
+                    th scope="col" { "Range" }
+                    th.n.wide.capital scope="col" { (context.nouns()) }
+                    th.n scope="col" { "Reports" }
+                    th.n scope="col" { @if series.measure == Measure::Sum { "Sum" } @else { "True" } }
+                    th.n scope="col" { @if series.measure == Measure::Sum { "Mean" } @else { "Share" } }
+                }
+            }
+            tbody { (row(&series.label(), &total)) (row(&other.label(), &compared)) }
         }
     };
     html! {
@@ -75,20 +89,7 @@ pub fn section(context: &Context) -> Markup {
                 @if series.measure == Measure::Sum { "The mean per report" } @else { "The share of true reports" }
                 " changed by " b { (change(series, &total, &compared, 0)) (series.unit()) } "."
             }
-            div.scroll {
-                table {
-                    thead {
-                        tr {
-                            th scope="col" { "Range" }
-                            th.n.capital scope="col" { (context.nouns()) }
-                            th.n scope="col" { "Reports" }
-                            th.n scope="col" { @if series.measure == Measure::Sum { "Sum" } @else { "True" } }
-                            th.n scope="col" { @if series.measure == Measure::Sum { "Mean" } @else { "Share" } }
-                        }
-                    }
-                    tbody { (row(&series.label(), &total)) (row(&other.label(), &compared)) }
-                }
-            }
+            (scroll_box("Comparison", &table))
             @if series.measure == Measure::Count {
                 p.remark { (remark()) }
             }

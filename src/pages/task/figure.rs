@@ -32,12 +32,17 @@ impl Figure<'_> {
                 @if let Some(table) = &self.table {
                     details.data id={ "table-" (self.id) } {
                         summary { "Table" }
-                        div.scroll tabindex="0" role="region" aria-label={ "Table: " (self.title) } { (table) }
+                        (scroll_box(&format!("Table: {}", self.title), table))
                     }
                 }
             }
         }
     }
+}
+
+/// A table that scrolls by itself, also with the keyboard.
+pub fn scroll_box(name: &str, table: &Markup) -> Markup {
+    html! { div.scroll tabindex="0" role="region" aria-label=(name) { (table) } }
 }
 
 /// The gaps and notes of the charts over time, as a legend.

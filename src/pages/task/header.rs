@@ -4,11 +4,14 @@ use maud::{Markup, html};
 
 use super::{Context, quantiles};
 use crate::{
+    document,
     number::{brief, exact, percent, quantile},
     series::Measure,
-    shell, summary,
+    summary,
+    view::TaskView,
 };
-use dapbox_support::format::{self, count, relative};
+use dapbox_protocol::model::Epsilon;
+use dapbox_support::format::{self, count, counted, relative};
 
 /// The title and what is measured.
 pub fn header(context: &Context) -> Markup {
@@ -30,7 +33,7 @@ pub fn attention(context: &Context) -> Markup {
     html! {
         @if !notices.is_empty() {
             section #attention .attention aria-labelledby="h-attention" {
-                h2 #h-attention { (shell::warning()) "Needs attention" }
+                h2 #h-attention { (document::warning()) "Needs attention" }
                 ul { @for notice in &notices { li { (notice) } } }
             }
         }
@@ -163,6 +166,13 @@ fn shortened(label: &str) -> String {
     }
 }
 
+/// What the results have spent together: epsilons add up.
+fn spent(view: &TaskView, epsilon: Epsilon) -> String {
+    let results = view.windows.iter().filter(|window| window.collected().is_some()).count() as u64;
+    let total = epsilon.times(results).map_or_else(|| "0".to_owned(), |total| total.to_string());
+    format!("epsilon {total} in total, by {} of epsilon {epsilon}", counted(results, "result"))
+}
+
 /// The parameters of the task.
 pub fn facts(context: &Context) -> Markup {
     let view = context.view();
@@ -176,6 +186,7 @@ pub fn facts(context: &Context) -> Markup {
                 dt { "Batches" } dd { (format::batches(parameters.batch_mode, parameters.min_batch_size)) }
                 @if let Some(epsilon) = parameters.noise {
                     dt { "Noise" } dd { (format::noise(&parameters.vdaf, epsilon)) }
+                    dt { "Privacy" } dd { (spent(view, epsilon)) }
                 }
                 dt { "Windows" } dd { (summary::schedule(view)) }
                 dt { "Time zone" } dd { (schedule.time_zone) }

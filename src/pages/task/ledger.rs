@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::Context;
+use super::{Context, figure::scroll_box};
 use crate::summary;
 use dapbox_protocol::model::Interval;
 use dapbox_results::{Window, WindowState};
@@ -23,25 +23,26 @@ struct Row<'a> {
 pub fn section(context: &Context) -> Markup {
     let windows = &context.series.windows;
     let rows = rows(windows);
+    let table = html! {
+        table {
+            thead {
+                tr {
+                    th scope="col" { "Window" }
+                    th scope="col" { "State" }
+                    th.n scope="col" { "Reports" }
+                    th scope="col" { "Collected" }
+                }
+            }
+            tbody { @for row in rows.iter().take(MAX_ROWS) { (line(context, row)) } }
+        }
+    };
     html! {
         details.ledger #ledger open[windows.len() <= 12] {
             summary {
                 h2 { "Ledger of " (context.nouns()) }
                 span.dim { (states(windows)) }
             }
-            div.scroll tabindex="0" role="region" aria-label="Ledger of windows" {
-                table {
-                    thead {
-                        tr {
-                            th scope="col" { "Window" }
-                            th scope="col" { "State" }
-                            th.n scope="col" { "Reports" }
-                            th scope="col" { "Collected" }
-                        }
-                    }
-                    tbody { @for row in rows.iter().take(MAX_ROWS) { (line(context, row)) } }
-                }
-            }
+            (scroll_box("Ledger of windows", &table))
             @if rows.len() > MAX_ROWS { p.dim { "Earlier windows are in the files." } }
         }
     }

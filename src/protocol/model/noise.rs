@@ -39,6 +39,24 @@ impl Epsilon {
         self.denominator
     }
 
+    /// Multiplies it by a positive fraction. `None` if the fraction is zero or infinite, or if the product exceeds 128 bits.
+    pub fn scaled(&self, numerator: u128, denominator: u128) -> Option<Self> {
+        let (factor, over) = (gcd(self.numerator, denominator), gcd(numerator, self.denominator));
+        let above = self.numerator.checked_div(factor)?.checked_mul(numerator.checked_div(over)?)?;
+        Self::new(above, (self.denominator / over).checked_mul(denominator / factor)?)
+    }
+
+    /// The sum of this many; `None` of none.
+    pub fn times(&self, count: u64) -> Option<Self> {
+        Self::new(self.numerator.saturating_mul(count.into()), self.denominator)
+    }
+
+    /// How often `part` fits into it. `None` if the fractions have too many digits to tell.
+    pub fn quotient(&self, part: &Self) -> Option<u64> {
+        let ratio = self.scaled(part.denominator, part.numerator)?;
+        Some(u64::try_from(ratio.numerator / ratio.denominator).unwrap_or(u64::MAX))
+    }
+
     /// The approximate value.
     pub fn as_f64(&self) -> f64 {
         self.numerator as f64 / self.denominator as f64
@@ -132,6 +150,25 @@ mod tests {
         }
         assert_eq!("9".repeat(40).parse::<Epsilon>(), Err(InvalidEpsilon));
         assert_eq!(format!("1.{}", "0".repeat(60)).parse::<Epsilon>(), Err(InvalidEpsilon));
+    }
+
+    #[test]
+    fn counts_parts_of_a_budget() {
+        let epsilon = |text: &str| text.parse::<Epsilon>().unwrap();
+        for (budget, part, count) in [("1", "0.1", 10), ("1", "0.3", 3), ("0.05", "0.1", 0), ("2/3", "1/3", 2)] {
+            assert_eq!(epsilon(budget).quotient(&epsilon(part)), Some(count), "{budget} of {part}");
+        }
+        assert_eq!(epsilon("0.1").times(3), Some(epsilon("0.3")));
+        assert_eq!(epsilon("0.1").times(0), None);
+    }
+
+    #[test]
+    fn scales_by_fractions() {
+        let scaled = |by, over| Epsilon::new(2, 3).unwrap().scaled(by, over).map(|epsilon| epsilon.to_string());
+        for (by, over, product) in [(1, 1, "2/3"), (3, 2, "1"), (6, 1, "4"), (1, 255, "2/765"), (9, 2, "3")] {
+            assert_eq!(scaled(by, over).as_deref(), Some(product), "{by}/{over}");
+        }
+        assert_eq!((scaled(0, 1), scaled(1, 0), scaled(1, u128::MAX - 1)), (None, None, None));
     }
 
     proptest! {

@@ -124,6 +124,15 @@ pub enum VdafConfig {
         /// Chunk length of the proof's gadget.
         chunk_length: usize,
     },
+    /// Sums vectors of `length` numbers whose sum is at most `max_value` (draft-ietf-ppm-l1-bound-sum-02).
+    Prio3L1BoundSum {
+        /// Largest allowed sum of the numbers of a vector, and thus of each number.
+        max_value: u64,
+        /// Length of each vector.
+        length: usize,
+        /// Chunk length of the proof's gadget.
+        chunk_length: usize,
+    },
     /// Prio3SumVec over a 64-bit field with several proofs and an HMAC-based XOF, as deployed by Janus and Daphne.
     Prio3SumVecField64MultiproofHmacSha256Aes128 {
         /// Bits of each number.
@@ -145,6 +154,7 @@ impl VdafConfig {
             Self::Prio3SumVec { length, .. }
             | Self::Prio3Histogram { length, .. }
             | Self::Prio3MultihotCountVec { length, .. }
+            | Self::Prio3L1BoundSum { length, .. }
             | Self::Prio3SumVecField64MultiproofHmacSha256Aes128 { length, .. } => *length,
         }
     }

@@ -38,10 +38,19 @@ pub(super) fn vector_result(sums: Vec<impl Into<u128>>) -> AggregateResult {
     AggregateResult::Vector(sums.into_iter().map(Into::into).collect())
 }
 
-/// The result of a VDAF with noise. Values above half of the field's modulus are negative.
+/// The result of a VDAF with noise that yields a vector.
 pub(super) fn noisy_result(modulus: u128, sums: Vec<impl Into<u128>>) -> AggregateResult {
-    let signed = |sum: u128| if sum > modulus / 2 { -((modulus - sum) as i128) } else { sum as i128 };
-    AggregateResult::Noisy(sums.into_iter().map(|sum| signed(sum.into())).collect())
+    AggregateResult::Noisy(sums.into_iter().map(|sum| signed(modulus, sum.into())).collect())
+}
+
+/// The result of a VDAF with noise that yields one number.
+pub(super) fn noisy_number_result(modulus: u128, sum: impl Into<u128>) -> AggregateResult {
+    AggregateResult::NoisyNumber(signed(modulus, sum.into()))
+}
+
+/// A field element as a signed number: values above half of the field's modulus are negative.
+fn signed(modulus: u128, sum: u128) -> i128 {
+    if sum > modulus / 2 { -((modulus - sum) as i128) } else { sum as i128 }
 }
 
 /// Adds noise to the elements of an aggregate share.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use prio16::{
     codec::{CodecError, Decode, Encode, ParameterizedDecode},
     dp::{DifferentialPrivacyStrategy, PureDpBudget, Rational, distributions::PureDpDiscreteLaplace},
-    field::{Field64, Field128, FieldElement, FieldElementWithInteger},
+    field::{FftFriendlyFieldElement, Field64, Field128, FieldElement, FieldElementWithInteger},
     flp::{
         FlpError, Type, TypeWithNoise,
         gadgets::{Mul, ParallelSum},
@@ -26,9 +26,9 @@ use super::{
     VdafError, VerifyParams,
     common::{
         AGGREGATORS, ENCODES, HELPER, LEADER, NoiseFn, ONE_ROUND, SAME_PREPARER, check_joint_rand_part, elements,
-        noisy_result, number_result, opaque_share, vdaf_error, vector_result, verify_key,
+        noisy_number_result, noisy_result, number_result, opaque_share, vdaf_error, vector_result, verify_key,
     },
-    table,
+    noise, table,
 };
 use crate::model::{Epsilon, MaxMeasurement, ReportError, ReportId, VdafConfig};
 
@@ -50,12 +50,12 @@ pub(super) fn preparer(config: &VdafConfig, noise: Option<Epsilon>) -> Result<Ar
     table::check(config)?;
     match *config {
         VdafConfig::Prio3Count => {
-            build_standard(algorithm::COUNT, Ok(Count::<Field64>::new()), table::flag, number_result)
+            build_number(algorithm::COUNT, Ok(Count::<Field64>::new()), table::flag, scaled_noise(config, 1, noise)?)
         }
         VdafConfig::Prio3Sum { max } => {
             let (bits, max) = whole_bits(max)?;
             let input = move |m: &Measurement| table::number(m, max);
-            build_standard(algorithm::SUM, Sum::<Field128>::new(bits), input, number_result)
+            build_number(algorithm::SUM, Sum::<Field128>::new(bits), input, scaled_noise(config, 1, noise)?)
         }
         VdafConfig::Prio3SumVec { max, length, chunk_length } => {
             let (bits, max) = whole_bits(max)?;
@@ -72,7 +72,17 @@ pub(super) fn preparer(config: &VdafConfig, noise: Option<Epsilon>) -> Result<Ar
         VdafConfig::Prio3MultihotCountVec { length, max_weight, chunk_length } => {
             let input = move |m: &Measurement| table::flags(m, length, max_weight);
             let typ = MultihotCountVec::<Field128, Chunks<_>>::new(length, max_weight, chunk_length);
-            build_standard(algorithm::MULTIHOT_COUNT_VEC, typ, input, vector_result)
+            match scaled_noise(config, length, noise)? {
+                None => build_standard(algorithm::MULTIHOT_COUNT_VEC, typ, input, vector_result, None),
+                noise_fn => {
+                    let output = |sums| noisy_result(Field128::modulus(), sums);
+                    build_standard(algorithm::MULTIHOT_COUNT_VEC, typ, input, output, noise_fn)
+                }
+            }
+        }
+        VdafConfig::Prio3L1BoundSum { .. } => {
+            let why = "Prio3L1BoundSum is not available in DAP-09 (hint: use --dap 18 or 19, or Prio3SumVec)";
+            Err(VdafError(why.to_owned()))
         }
         VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits, length, chunk_length, proofs } => {
             // The numbers fit: they have at most 32 bits.
@@ -101,11 +111,33 @@ fn build_standard<T>(
     typ: Result<T, FlpError>,
     input: impl Fn(&Measurement) -> Result<T::Measurement, VdafError> + Send + Sync + 'static,
     output: fn(T::AggregateResult) -> AggregateResult,
+    noise_fn: Option<NoiseFn<T::Field>>,
 ) -> Result<Arc<dyn Preparer>, VdafError>
 where
     T: Type<Field: Send + Sync> + Send + Sync + 'static,
 {
-    build::<T, XofTurboShake128, 16>(id, 1, typ.map_err(vdaf_error)?, input, output, None)
+    build::<T, XofTurboShake128, 16>(id, 1, typ.map_err(vdaf_error)?, input, output, noise_fn)
+}
+
+/// Builds a Prio3 over numbers, with optional noise.
+fn build_number<T, N>(
+    id: u32,
+    typ: Result<T, FlpError>,
+    input: impl Fn(&Measurement) -> Result<T::Measurement, VdafError> + Send + Sync + 'static,
+    noise_fn: Option<NoiseFn<T::Field>>,
+) -> Result<Arc<dyn Preparer>, VdafError>
+where
+    T: Type<AggregateResult = N> + Send + Sync + 'static,
+    T::Field: FieldElementWithInteger<Integer: Into<u128>> + Send + Sync,
+    N: Into<u128> + 'static,
+{
+    match noise_fn {
+        None => build_standard(id, typ, input, number_result, None),
+        Some(_) => {
+            let output = |sum| noisy_number_result(T::Field::modulus().into(), sum);
+            build_standard(id, typ, input, output, noise_fn)
+        }
+    }
 }
 
 /// Builds a Prio3 over vectors, with optional noise.
@@ -143,6 +175,24 @@ where
     let strategy = PureDpDiscreteLaplace::from_budget(PureDpBudget::new(epsilon).map_err(vdaf_error)?);
     // The noise does not depend on the number of measurements.
     Ok(Box::new(move |share| typ.add_noise_to_result(&strategy, share, 0).map_err(vdaf_error)))
+}
+
+/// Noise for `length` numbers of a VDAF for which `prio` has none.
+///
+/// The noise of a vector of flags has the scale `length / epsilon`, so an epsilon multiplied by `length / sensitivity` yields
+/// noise of the scale `sensitivity / epsilon`.
+fn scaled_noise<F>(
+    config: &VdafConfig,
+    length: usize,
+    epsilon: Option<Epsilon>,
+) -> Result<Option<NoiseFn<F>>, VdafError>
+where
+    F: FftFriendlyFieldElement,
+    SumVec<F, Chunks<F>>: TypeWithNoise<PureDpDiscreteLaplace> + Type<Field = F> + Send + Sync + 'static,
+{
+    let Some(epsilon) = epsilon else { return Ok(None) };
+    let flags = SumVec::<F, Chunks<F>>::new(1, length, 1).map_err(vdaf_error)?;
+    laplace_noise(flags, noise::epsilon_of_flags(config, length, epsilon)?).map(Some)
 }
 
 fn build<T, P, const SEED: usize>(

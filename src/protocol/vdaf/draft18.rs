@@ -9,11 +9,11 @@ use std::sync::Arc;
 use prio18::{
     codec::{CodecError, Decode, Encode, ParameterizedDecode},
     dp::{DifferentialPrivacyStrategy, PureDpBudget, Rational, distributions::PureDpDiscreteLaplace},
-    field::{Field64, Field128, FieldElement, FieldElementWithInteger},
+    field::{Field64, Field128, FieldElement, FieldElementWithInteger, NttFriendlyFieldElement},
     flp::{
         FlpError, Type, TypeWithNoise,
         gadgets::{Mul, ParallelSum},
-        types::{Count, Histogram, MultihotCountVec, Sum, SumVec},
+        types::{Count, Histogram, L1BoundSum, MultihotCountVec, Sum, SumVec},
     },
     topology::ping_pong::{Continued, PingPongError, PingPongMessage, PingPongState, PingPongTopology},
     vdaf::{
@@ -26,9 +26,9 @@ use super::{
     VdafError, VerifyParams,
     common::{
         AGGREGATORS, ENCODES, HELPER, LEADER, NoiseFn, ONE_ROUND, SAME_PREPARER, check_joint_rand_part, elements,
-        noisy_result, number_result, opaque_share, vdaf_error, vector_result, verify_key,
+        noisy_number_result, noisy_result, number_result, opaque_share, vdaf_error, vector_result, verify_key,
     },
-    table,
+    noise, table,
 };
 use crate::model::{Epsilon, MaxMeasurement, ReportError, ReportId, VdafConfig};
 
@@ -39,13 +39,14 @@ const SEED: usize = 32;
 /// `prio` 0.18 grows with its square; this many calls take most of a second. An optimal chunk length needs far fewer.
 pub(super) const MAX_GADGET_CALLS: usize = (1 << 12) - 1;
 
-/// Algorithm identifiers (section 10).
+/// Algorithm identifiers (section 10, and draft-ietf-ppm-l1-bound-sum-02 section 6).
 mod algorithm {
     pub const COUNT: u32 = 1;
     pub const SUM: u32 = 2;
     pub const SUM_VEC: u32 = 3;
     pub const HISTOGRAM: u32 = 4;
     pub const MULTIHOT_COUNT_VEC: u32 = 5;
+    pub const L1_BOUND_SUM: u32 = 7;
 }
 
 /// Prio3 with the XOF of this draft.
@@ -59,13 +60,13 @@ pub(super) fn preparer(config: &VdafConfig, noise: Option<Epsilon>) -> Result<Ar
     table::check(config)?;
     match *config {
         VdafConfig::Prio3Count => {
-            build(algorithm::COUNT, Ok(Count::<Field64>::new()), table::flag, number_result, None)
+            build_number(algorithm::COUNT, Ok(Count::new()), table::flag, scaled_noise(config, 1, noise)?)
         }
         VdafConfig::Prio3Sum { max } => {
             let max = max_in_field64(max)?;
             // The number fits: it is at most `max`.
             let input = move |m: &Measurement| Ok(table::number(m, max.into())? as u64);
-            build(algorithm::SUM, Sum::<Field64>::new(max), input, number_result, None)
+            build_number(algorithm::SUM, Sum::new(max), input, scaled_noise(config, 1, noise)?)
         }
         VdafConfig::Prio3SumVec { max: MaxMeasurement(max), length, chunk_length } => {
             let input = move |m: &Measurement| Ok(table::numbers(m, length, max.into())?.to_vec());
@@ -81,7 +82,15 @@ pub(super) fn preparer(config: &VdafConfig, noise: Option<Epsilon>) -> Result<Ar
         VdafConfig::Prio3MultihotCountVec { length, max_weight, chunk_length } => {
             let input = move |m: &Measurement| table::flags(m, length, max_weight);
             let typ = MultihotCountVec::<Field128, Chunks>::new(length, max_weight, chunk_length);
-            build(algorithm::MULTIHOT_COUNT_VEC, typ, input, vector_result, None)
+            match scaled_noise(config, length, noise)? {
+                None => build(algorithm::MULTIHOT_COUNT_VEC, typ, input, vector_result, None),
+                noise_fn => build(algorithm::MULTIHOT_COUNT_VEC, typ, input, noisy_vector_result, noise_fn),
+            }
+        }
+        VdafConfig::Prio3L1BoundSum { max_value, length, chunk_length } => {
+            let input = move |m: &Measurement| Ok(table::bounded(m, length, max_value.into())?.to_vec());
+            let typ = L1BoundSum::<Field128, Chunks>::new(max_value.into(), length, chunk_length);
+            build_vector(algorithm::L1_BOUND_SUM, typ, input, noise)
         }
         VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { .. } => {
             let why =
@@ -103,6 +112,22 @@ fn max_in_field64(max: MaxMeasurement) -> Result<u64, VdafError> {
     Err(VdafError(why))
 }
 
+/// Builds a Prio3 over numbers, with optional noise.
+fn build_number<T>(
+    id: u32,
+    typ: Result<T, FlpError>,
+    input: impl Fn(&Measurement) -> Result<T::Measurement, VdafError> + Send + Sync + 'static,
+    noise: Option<NoiseFn<Field64>>,
+) -> Result<Arc<dyn Preparer>, VdafError>
+where
+    T: Type<Field = Field64, AggregateResult = u64> + Send + Sync + 'static,
+{
+    match noise {
+        None => build(id, typ, input, number_result, None),
+        Some(_) => build(id, typ, input, |sum| noisy_number_result(Field64::modulus().into(), sum), noise),
+    }
+}
+
 /// Builds a Prio3 over vectors, with optional noise.
 fn build_vector<T>(
     id: u32,
@@ -120,7 +145,29 @@ where
     let Some(epsilon) = noise else { return build(id, typ, input, vector_result, None) };
     let typ = typ.map_err(vdaf_error)?;
     let noise_fn = laplace_noise(typ.clone(), epsilon)?;
-    build(id, Ok(typ), input, |sums| noisy_result(Field128::modulus(), sums), Some(noise_fn))
+    build(id, Ok(typ), input, noisy_vector_result, Some(noise_fn))
+}
+
+fn noisy_vector_result(sums: Vec<u128>) -> AggregateResult {
+    noisy_result(Field128::modulus(), sums)
+}
+
+/// Noise for `length` numbers of a VDAF for which `prio` has none.
+///
+/// The noise of a vector of flags has the scale `length / epsilon`, so an epsilon multiplied by `length / sensitivity` yields
+/// noise of the scale `sensitivity / epsilon`.
+fn scaled_noise<F>(
+    config: &VdafConfig,
+    length: usize,
+    epsilon: Option<Epsilon>,
+) -> Result<Option<NoiseFn<F>>, VdafError>
+where
+    F: NttFriendlyFieldElement<Integer: From<u8>>,
+    SumVec<F, ParallelSum<F, Mul>>: TypeWithNoise<PureDpDiscreteLaplace> + Type<Field = F> + Send + Sync + 'static,
+{
+    let Some(epsilon) = epsilon else { return Ok(None) };
+    let flags = SumVec::<F, ParallelSum<F, Mul>>::new(1_u8.into(), length, 1).map_err(vdaf_error)?;
+    laplace_noise(flags, noise::epsilon_of_flags(config, length, epsilon)?).map(Some)
 }
 
 /// Discrete Laplace noise for each element, scaled for pure differential privacy with this epsilon. Scale, sampler and

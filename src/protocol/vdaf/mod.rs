@@ -47,6 +47,8 @@ pub enum AggregateResult {
     /// The aggregate of vectors or a histogram with noise; numbers may be negative. If none is, it deserializes as a
     /// vector.
     Noisy(#[serde(with = "number::signed")] Vec<i128>),
+    /// The aggregate of a count or a sum with noise, which may be negative. If it is not, it deserializes as a number.
+    NoisyNumber(#[serde(with = "number::signed_one")] i128),
 }
 
 /// The encoded shares of a measurement. Has no `Debug`, because both input shares together reveal the measurement.

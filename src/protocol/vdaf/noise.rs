@@ -19,12 +19,10 @@ pub struct Noise {
 }
 
 impl Noise {
-    /// Creates the distribution for an epsilon. Fails if the VDAF does not support noise, or if the noise does not fit
-    /// in the VDAF's field.
+    /// Creates the distribution for an epsilon. Fails if the noise does not fit in the VDAF's field.
     pub fn new(vdaf: &VdafConfig, epsilon: Epsilon) -> Result<Self, VdafError> {
-        let why = "noise requires Prio3Histogram, Prio3SumVec or Prio3SumVecField64MultiproofHmacSha256Aes128";
-        let (sensitivity, field_bits) = sensitivity(vdaf).ok_or_else(|| VdafError(why.to_owned()))?;
-        let scale = sensitivity / epsilon.as_f64();
+        let (sensitivity, field_bits) = (sensitivity(vdaf), field_bits(vdaf));
+        let scale = sensitivity as f64 / epsilon.as_f64();
         if !scale.is_finite() || scale * FIELD_MARGIN > 2_f64.powi(field_bits - 1) {
             let why = format!("epsilon {epsilon} is too small: the noise would exceed the field of the VDAF");
             return Err(VdafError(why));
@@ -86,20 +84,41 @@ impl Noise {
     }
 }
 
-/// The sensitivity of an aggregate and the number of bits of its field; `None` if the VDAF does not support noise.
-///
-/// The sensitivity is the largest change by one added, removed or replaced report, summed over all numbers.
-fn sensitivity(vdaf: &VdafConfig) -> Option<(f64, i32)> {
-    // A vector may change from all zeros to all maxima of this many bits, or back.
-    let vector = |bits: usize, length: usize| (2_f64.powi(bits as i32) - 1.0) * length as f64;
+/// The epsilon with which the noise of a vector of `length` flags, whose sensitivity is `length`, has the scale of a VDAF.
+pub(super) fn epsilon_of_flags(vdaf: &VdafConfig, length: usize, epsilon: Epsilon) -> Result<Epsilon, VdafError> {
+    let scaled = epsilon.scaled(length as u128, sensitivity(vdaf));
+    scaled.ok_or_else(|| VdafError(format!("epsilon {epsilon} has too many digits for the VDAF")))
+}
+
+/// The largest change of an aggregate by one added, removed or replaced report, summed over all numbers.
+fn sensitivity(vdaf: &VdafConfig) -> u128 {
+    // A vector may change from all zeros to all maxima of this many bits, or back. The proof verifies the number of bits.
+    let vector = |bits: usize, length: usize| ((1_u128 << bits) - 1).saturating_mul(length as u128);
     match *vdaf {
+        VdafConfig::Prio3Count => 1,
+        VdafConfig::Prio3Sum { max } => max.0.into(),
         // One bucket may lose a report while another gains one.
-        VdafConfig::Prio3Histogram { .. } => Some((2.0, 128)),
-        VdafConfig::Prio3SumVec { max, length, .. } => Some((vector(max.bit_length(), length), 128)),
-        VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits, length, .. } => {
-            Some((vector(bits, length), 64))
-        }
-        VdafConfig::Prio3Count | VdafConfig::Prio3Sum { .. } | VdafConfig::Prio3MultihotCountVec { .. } => None,
+        VdafConfig::Prio3Histogram { .. } => 2,
+        VdafConfig::Prio3SumVec { max, length, .. } => vector(max.bit_length(), length),
+        // A vector may lose its whole sum at some positions while others gain as much. `prio` does not distinguish
+        // vectors of a single number.
+        VdafConfig::Prio3L1BoundSum { max_value, .. } => 2 * u128::from(max_value),
+        VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits, length, .. } => vector(bits, length),
+        // All flags of a report may move to other positions, if there are as many.
+        VdafConfig::Prio3MultihotCountVec { length, max_weight, .. } => (2 * max_weight as u128).min(length as u128),
+    }
+}
+
+/// Number of bits of the field of the aggregate, in the draft with the smallest one.
+fn field_bits(vdaf: &VdafConfig) -> i32 {
+    match vdaf {
+        VdafConfig::Prio3Count
+        | VdafConfig::Prio3Sum { .. }
+        | VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { .. } => 64,
+        VdafConfig::Prio3Histogram { .. }
+        | VdafConfig::Prio3SumVec { .. }
+        | VdafConfig::Prio3L1BoundSum { .. }
+        | VdafConfig::Prio3MultihotCountVec { .. } => 128,
     }
 }
 
@@ -163,9 +182,13 @@ mod tests {
         // The bound is that of all numbers with as many bits, which is what the proof verifies.
         assert_eq!(scale(vector(MaxMeasurement(9))), Ok(45.0));
         assert_eq!(scale(VdafConfig::Prio3Histogram { length: 100, chunk_length: 2 }), Ok(2.0));
-        for without in [VdafConfig::Prio3Count, VdafConfig::Prio3Sum { max: MaxMeasurement(3) }] {
-            assert!(scale(without).unwrap_err().0.contains("Prio3Histogram"));
-        }
+        assert_eq!(scale(VdafConfig::Prio3Count), Ok(1.0));
+        // Of numbers, the proof verifies the maximum itself.
+        assert_eq!(scale(VdafConfig::Prio3Sum { max: MaxMeasurement(100) }), Ok(100.0));
+        let flags = |max_weight| VdafConfig::Prio3MultihotCountVec { length: 5, max_weight, chunk_length: 2 };
+        assert_eq!([1, 2, 3, 5].map(|weight| scale(flags(weight)).unwrap()), [2.0, 4.0, 5.0, 5.0]);
+        // The bound is that of the sum, not of its bits.
+        assert_eq!(scale(VdafConfig::Prio3L1BoundSum { max_value: 9, length: 100, chunk_length: 2 }), Ok(18.0));
     }
 
     #[test]

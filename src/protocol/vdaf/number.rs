@@ -72,56 +72,69 @@ pub mod many {
     }
 }
 
+/// A signed number of up to 128 bits.
+struct JsonI128(i128);
+
+impl Serialize for JsonI128 {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match i64::try_from(self.0) {
+            Ok(number) => serializer.serialize_i64(number),
+            Err(_) => serializer.collect_str(&self.0),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for JsonI128 {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(I128Visitor).map(Self)
+    }
+}
+
+struct I128Visitor;
+
+impl de::Visitor<'_> for I128Visitor {
+    type Value = i128;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an integer or its decimal text")
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<i128, E> {
+        Ok(number.into())
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<i128, E> {
+        Ok(number.into())
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<i128, E> {
+        text.parse().map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
+    }
+}
+
+/// For `#[serde(with)]` on a signed number.
+pub mod signed_one {
+    use super::*;
+
+    pub fn serialize<S: Serializer>(number: &i128, serializer: S) -> Result<S::Ok, S::Error> {
+        JsonI128(*number).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i128, D::Error> {
+        Ok(JsonI128::deserialize(deserializer)?.0)
+    }
+}
+
 /// For `#[serde(with)]` on a vector of signed numbers.
 pub mod signed {
     use super::*;
 
-    /// A signed number of up to 128 bits.
-    struct Signed(i128);
-
-    impl Serialize for Signed {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            match i64::try_from(self.0) {
-                Ok(number) => serializer.serialize_i64(number),
-                Err(_) => serializer.collect_str(&self.0),
-            }
-        }
-    }
-
-    impl<'de> Deserialize<'de> for Signed {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            deserializer.deserialize_any(SignedVisitor).map(Self)
-        }
-    }
-
-    struct SignedVisitor;
-
-    impl de::Visitor<'_> for SignedVisitor {
-        type Value = i128;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an integer or its decimal text")
-        }
-
-        fn visit_i64<E: de::Error>(self, number: i64) -> Result<i128, E> {
-            Ok(number.into())
-        }
-
-        fn visit_u64<E: de::Error>(self, number: u64) -> Result<i128, E> {
-            Ok(number.into())
-        }
-
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<i128, E> {
-            text.parse().map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
-        }
-    }
-
     pub fn serialize<S: Serializer>(numbers: &[i128], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(numbers.iter().map(|number| Signed(*number)))
+        serializer.collect_seq(numbers.iter().map(|number| JsonI128(*number)))
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<i128>, D::Error> {
-        let numbers = Vec::<Signed>::deserialize(deserializer)?;
+        let numbers = Vec::<JsonI128>::deserialize(deserializer)?;
         Ok(numbers.into_iter().map(|number| number.0).collect())
     }
 }

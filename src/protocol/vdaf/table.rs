@@ -39,6 +39,8 @@ pub struct VdafParameters {
     pub length: Option<usize>,
     /// Maximum number of set flags.
     pub max_weight: Option<usize>,
+    /// The largest sum of the numbers of a vector.
+    pub max_value: Option<u64>,
     /// Chunk length of the proof's gadget; the optimal one if absent.
     pub chunk_length: Option<usize>,
     /// Number of proofs; [`DEFAULT_PROOFS_FIELD64`] if absent.
@@ -53,6 +55,7 @@ impl VdafParameters {
             ("max_measurement", self.max_measurement.is_some()),
             ("length", self.length.is_some()),
             ("max_weight", self.max_weight.is_some()),
+            ("max_value", self.max_value.is_some()),
             ("chunk_length", self.chunk_length.is_some()),
             ("proofs", self.proofs.is_some()),
         ];
@@ -79,6 +82,7 @@ const MAX: &[&str] = &["bits", "max_measurement"];
 const BITS: &[&str] = &["bits"];
 const LENGTH: &[&str] = &["length"];
 const MAX_WEIGHT: &[&str] = &["max_weight"];
+const MAX_VALUE: &[&str] = &["max_value"];
 
 /// All supported VDAFs.
 pub static VDAFS: &[VdafSpec] = &[
@@ -120,6 +124,17 @@ pub static VDAFS: &[VdafSpec] = &[
             let (length, max_weight) = (required(p.length), required(p.max_weight));
             let chunk_length = chunk_length(p, length.saturating_add(bits_of(max_weight)));
             VdafConfig::Prio3MultihotCountVec { length, max_weight, chunk_length }
+        },
+    },
+    VdafSpec {
+        name: "Prio3L1BoundSum",
+        short: "l1-bound-sum",
+        required: &[MAX_VALUE, LENGTH],
+        optional: &["chunk_length"],
+        make: |p| {
+            let (max_value, length) = (p.max_value.unwrap_or_default(), required(p.length));
+            let elements = l1_elements(max_value, length);
+            VdafConfig::Prio3L1BoundSum { max_value, length, chunk_length: chunk_length(p, elements) }
         },
     },
     VdafSpec {
@@ -188,6 +203,11 @@ pub fn check(config: &VdafConfig) -> Result<(), VdafError> {
             in_range("max_weight", max_weight, 1, length)?;
             check_proof(length + bits_of(max_weight), chunk_length, 1)
         }
+        VdafConfig::Prio3L1BoundSum { max_value, length, chunk_length } => {
+            check_max_value(max_value)?;
+            in_range("length", length, 1, MAX_ELEMENTS)?;
+            check_proof(l1_elements(max_value, length), chunk_length, 1)
+        }
         VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits, length, chunk_length, proofs } => {
             in_range("bits", bits, 1, MAX_BITS_FIELD64)?;
             in_range("length", length, 1, MAX_ELEMENTS)?;
@@ -199,8 +219,9 @@ pub fn check(config: &VdafConfig) -> Result<(), VdafError> {
 
 /// The chunk length that minimizes proofs over `elements` field elements; about the square root of `elements`.
 ///
-/// `elements` is `bits * length` for vectors of numbers, the number of buckets for histograms, and the number of flags
-/// plus the bits of the maximum weight for flags. The number of proofs and the field do not affect the choice.
+/// `elements` is `bits * length` for vectors of numbers, `bits * (length + 1)` for those with a bound on their sum, the
+/// number of buckets for histograms, and the number of flags plus the bits of the maximum weight for flags. The number
+/// of proofs and the field do not affect the choice.
 pub fn optimal_chunk_length(elements: usize) -> usize {
     prio16::vdaf::prio3::optimal_chunk_length(elements.min(MAX_ELEMENTS))
 }
@@ -211,6 +232,16 @@ fn check_max(max: MaxMeasurement) -> Result<usize, VdafError> {
         bits @ 1..=MAX_BITS => Ok(bits),
         _ => Err(VdafError(format!("the largest number must be between 1 and 2^{MAX_BITS} - 1"))),
     }
+}
+
+/// Checks the largest sum of a vector. Zero would allow only vectors of zeros.
+fn check_max_value(max_value: u64) -> Result<(), VdafError> {
+    if max_value > 0 { Ok(()) } else { Err(VdafError("max_value must be at least 1".into())) }
+}
+
+/// Number of field elements of a vector with a bound on its sum: the bits of each number, and those of the sum.
+fn l1_elements(max_value: u64, length: usize) -> usize {
+    MaxMeasurement(max_value).bit_length().saturating_mul(length.saturating_add(1))
 }
 
 /// Checks the size of proofs over a measurement of `elements` field elements, at least one.
@@ -264,6 +295,9 @@ pub fn check_measurement(config: &VdafConfig, measurement: &Measurement) -> Resu
         VdafConfig::Prio3MultihotCountVec { length, max_weight, .. } => {
             flags(measurement, length, max_weight).map(drop)
         }
+        VdafConfig::Prio3L1BoundSum { max_value, length, .. } => {
+            bounded(measurement, length, max_value.into()).map(drop)
+        }
         VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits, length, .. } => {
             let max = u32::try_from(bits).map_or(MaxMeasurement(0), MaxMeasurement::of_bits);
             numbers(measurement, length, max.0.into()).map(drop)
@@ -305,6 +339,17 @@ pub(super) fn numbers(measurement: &Measurement, length: usize, max: u128) -> Re
     }
 }
 
+/// The measurement as a vector of `length` numbers whose sum is at most `max`.
+pub(super) fn bounded(measurement: &Measurement, length: usize, max: u128) -> Result<&[u128], VdafError> {
+    let numbers = numbers(measurement, length, max)?;
+    // Each number is at most 2^64 - 1, so the sum does not overflow.
+    let sum: u128 = numbers.iter().sum();
+    if sum > max {
+        return Err(VdafError(format!("the elements of the measurement add up to {sum}, more than the maximum {max}")));
+    }
+    Ok(numbers)
+}
+
 /// The measurement as a vector of `length` flags of which at most `max_weight` are set.
 pub(super) fn flags(measurement: &Measurement, length: usize, max_weight: usize) -> Result<Vec<bool>, VdafError> {
     let flags: Vec<bool> = numbers(measurement, length, 1)?.iter().map(|flag| *flag == 1).collect();
@@ -338,6 +383,7 @@ mod tests {
                     max_measurement: has("max_measurement").then_some(255),
                     length: has("length").then_some(8),
                     max_weight: has("max_weight").then_some(8),
+                    max_value: has("max_value").then_some(8),
                     ..VdafParameters::default()
                 };
                 let config = configure(row.short, &parameters).unwrap();
@@ -400,6 +446,22 @@ mod tests {
     }
 
     #[test]
+    fn requires_bound_of_sum() {
+        let length = VdafParameters { length: Some(10), ..VdafParameters::default() };
+        let bounded = |max_value| VdafParameters { max_value: Some(max_value), ..length };
+        // The proof covers eight bits of each number and of the sum.
+        assert_eq!(
+            configured("l1-bound-sum", bounded(240)),
+            Ok(VdafConfig::Prio3L1BoundSum { max_value: 240, length: 10, chunk_length: optimal_chunk_length(88) })
+        );
+        assert_eq!(configured("l1-bound-sum", length), Err("Prio3L1BoundSum requires `max_value`".into()));
+        assert_eq!(configured("l1-bound-sum", bounded(0)), Err("max_value must be at least 1".into()));
+        assert_eq!(configured("histogram", bounded(1)), Err("Prio3Histogram has no parameter `max_value`".into()));
+        let bits = VdafParameters { bits: Some(8), ..bounded(240) };
+        assert_eq!(configured("l1-bound-sum", bits), Err("Prio3L1BoundSum has no parameter `bits`".into()));
+    }
+
+    #[test]
     fn rejects_overflowing_sizes() {
         for bits in [1, 8, 64, usize::MAX] {
             for length in [1 << 21, 1 << 40, usize::MAX] {
@@ -413,6 +475,9 @@ mod tests {
                     let fine = bits == 1 && length == 1 << 21 && chunk_length.is_none();
                     assert_eq!(configured("sumvec", p).is_ok(), fine, "{p:?}");
                     assert_eq!(configured("sumvec-hmac", p).is_ok(), fine, "{p:?}");
+                    let max_value = Some(u64::MAX >> (64 - bits.min(64)));
+                    let p = VdafParameters { bits: None, max_value, ..p };
+                    assert_eq!(configured("l1-bound-sum", p).is_ok(), fine, "{p:?}");
                 }
             }
         }
@@ -432,6 +497,10 @@ mod tests {
             VdafConfig::Prio3Histogram { length: 1 << 19, chunk_length: 1 },
             VdafConfig::Prio3MultihotCountVec { length: 10, max_weight: 0, chunk_length: 3 },
             VdafConfig::Prio3MultihotCountVec { length: 10, max_weight: 11, chunk_length: 3 },
+            VdafConfig::Prio3L1BoundSum { max_value: 0, length: 10, chunk_length: 3 },
+            VdafConfig::Prio3L1BoundSum { max_value: 1, length: 0, chunk_length: 1 },
+            VdafConfig::Prio3L1BoundSum { max_value: 3, length: 3, chunk_length: 9 },
+            VdafConfig::Prio3L1BoundSum { max_value: u64::MAX, length: usize::MAX, chunk_length: 1 },
             VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 {
                 bits: 1,
                 length: 10,

@@ -50,6 +50,26 @@ fn sum_vec_case(revision: Revision, config: VdafConfig, max: u128) -> Case {
     }
 }
 
+/// The bound is that of the sum, so a vector is refused whose numbers all fit.
+fn l1_case(revision: Revision, max_value: u64) -> Case {
+    let max = u128::from(max_value);
+    Case {
+        revision,
+        config: VdafConfig::Prio3L1BoundSum { max_value, length: 3, chunk_length: 5 },
+        measurements: vec![vector(&[0, max, 0]), vector(&[2, max - 3, 1]), vector(&[0, 0, 0]), vector(&[1, 1, 0])],
+        result: AggregateResult::Vector(vec![3, 2 * max - 2, 1]),
+        refused: vec![
+            vector(&[1, max, 0]),
+            vector(&[max, max, max]),
+            vector(&[0, max + 1, 0]),
+            vector(&[u128::MAX; 3]),
+            vector(&[1, 1]),
+            vector(&[1; 4]),
+            number(1),
+        ],
+    }
+}
+
 fn cases() -> Vec<Case> {
     Revision::ALL.into_iter().flat_map(cases_of).collect()
 }
@@ -83,10 +103,15 @@ fn cases_of(revision: Revision) -> Vec<Case> {
         },
     ];
     cases.extend(match revision {
-        Revision::Dap09 => [sum_case(revision, MaxMeasurement::of_bits(64)), sum_vec_case(revision, MULTIPROOF, 15)],
-        Revision::Dap18 | Revision::Dap19 => {
-            [sum_case(revision, MaxMeasurement(1337)), sum_vec_case(revision, sum_vec(MaxMeasurement(4)), 4)]
+        Revision::Dap09 => {
+            vec![sum_case(revision, MaxMeasurement::of_bits(64)), sum_vec_case(revision, MULTIPROOF, 15)]
         }
+        Revision::Dap18 | Revision::Dap19 => vec![
+            sum_case(revision, MaxMeasurement(1337)),
+            sum_vec_case(revision, sum_vec(MaxMeasurement(4)), 4),
+            l1_case(revision, 5),
+            l1_case(revision, u64::MAX),
+        ],
     });
     cases
 }
@@ -199,6 +224,8 @@ fn rejects_vdafs_that_a_draft_lacks() {
         assert!(why(Revision::Dap18, VdafConfig::Prio3Sum { max }).contains("below 2^32 in DAP-18"));
     }
     assert!(why(Revision::Dap18, MULTIPROOF).contains("is available in DAP-09 only"));
+    let bounded = VdafConfig::Prio3L1BoundSum { max_value: 5, length: 3, chunk_length: 5 };
+    assert!(why(Revision::Dap09, bounded).contains("not available in DAP-09 (hint: use --dap 18"));
 }
 
 #[test]

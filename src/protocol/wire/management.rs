@@ -378,13 +378,13 @@ impl QueryType {
 }
 
 impl Vdaf {
-    /// Returns `None` if the API has no name for the VDAF.
+    /// Returns `None` if the API has no name for the VDAF, or no noise for it.
     fn of(config: &VdafConfig, noise: Option<Epsilon>) -> Option<Self> {
         let dp_strategy = Strategy::of(noise);
         let bits = |max: MaxMeasurement| max.bits().and_then(|bits| u32::try_from(bits).ok());
         Some(match *config {
-            VdafConfig::Prio3Count => Self::Prio3Count,
-            VdafConfig::Prio3Sum { max } => Self::Prio3Sum { bits: bits(max)? },
+            VdafConfig::Prio3Count if noise.is_none() => Self::Prio3Count,
+            VdafConfig::Prio3Sum { max } if noise.is_none() => Self::Prio3Sum { bits: bits(max)? },
             VdafConfig::Prio3SumVec { max, length, chunk_length } => {
                 Self::Prio3SumVec { bits: bits(max)?, length, chunk_length, dp_strategy }
             }
@@ -394,7 +394,10 @@ impl Vdaf {
             VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits, length, chunk_length, proofs } => {
                 Self::Prio3SumVecField64MultiproofHmacSha256Aes128 { proofs, bits, length, chunk_length, dp_strategy }
             }
-            VdafConfig::Prio3MultihotCountVec { .. } => return None,
+            VdafConfig::Prio3Count
+            | VdafConfig::Prio3Sum { .. }
+            | VdafConfig::Prio3MultihotCountVec { .. }
+            | VdafConfig::Prio3L1BoundSum { .. } => return None,
         })
     }
 

@@ -20,17 +20,22 @@ pub enum SumError {
 
 /// Adds a result to a sum.
 ///
-/// A noisy result without a negative number is stored as a plain vector, so both kinds of vectors can be added.
+/// A noisy result without a negative number is stored as a plain one, so noisy and plain results can be added.
 pub fn add(sum: &mut AggregateResult, other: &AggregateResult) -> Result<(), SumError> {
-    use AggregateResult::{Noisy, Number, Vector};
+    use AggregateResult::{Noisy, NoisyNumber, Number, Vector};
+    let signed = |a: i128, b: Option<i128>| b.and_then(|b| b.checked_add(a)).ok_or(SumError::Overflow);
     *sum = match (&*sum, other) {
         (Number(a), Number(b)) => Number(a.checked_add(*b).ok_or(SumError::Overflow)?),
+        (NoisyNumber(a), NoisyNumber(b)) => NoisyNumber(signed(*a, Some(*b))?),
+        (NoisyNumber(a), Number(b)) | (Number(b), NoisyNumber(a)) => NoisyNumber(signed(*a, i128::try_from(*b).ok())?),
         (Vector(a), Vector(b)) => Vector(each(a, b, |a, b| a.checked_add(*b))?),
         (Noisy(a), Noisy(b)) => Noisy(each(a, b, |a, b| a.checked_add(*b))?),
         (Noisy(a), Vector(b)) | (Vector(b), Noisy(a)) => {
             Noisy(each(a, b, |a, b| i128::try_from(*b).ok()?.checked_add(*a))?)
         }
-        (Number(_), Vector(_) | Noisy(_)) | (Vector(_) | Noisy(_), Number(_)) => return Err(SumError::Kind),
+        (Number(_) | NoisyNumber(_), Vector(_) | Noisy(_)) | (Vector(_) | Noisy(_), Number(_) | NoisyNumber(_)) => {
+            return Err(SumError::Kind);
+        }
     };
     Ok(())
 }
@@ -93,6 +98,7 @@ impl From<i128> for Exact {
 pub fn values(result: &AggregateResult) -> Vec<Exact> {
     match result {
         AggregateResult::Number(number) => vec![Exact::from(*number)],
+        AggregateResult::NoisyNumber(number) => vec![Exact::from(*number)],
         AggregateResult::Vector(numbers) => numbers.iter().map(|number| Exact::from(*number)).collect(),
         AggregateResult::Noisy(numbers) => numbers.iter().map(|number| Exact::from(*number)).collect(),
     }

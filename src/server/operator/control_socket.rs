@@ -22,9 +22,13 @@ use crate::{
 use dapbox_aggregator::{
     Error,
     future_timestamps::future_timestamps,
+    privacy,
     retention::{self, DataLoss},
     tasks,
-    views::status::{CloseRequest, Health, RemovalOutcome, RenameRequest, TaskStatus},
+    views::{
+        privacy::{PrivacyAccount, PrivacyChange},
+        status::{CloseRequest, Health, RemovalOutcome, RenameRequest, TaskStatus},
+    },
 };
 use dapbox_client::peer::Proxies;
 use dapbox_protocol::{
@@ -109,6 +113,7 @@ async fn answer(ctx: &Arc<OperatorContext>, mut request: Request) -> Result<Resp
             }
             Ok(empty(StatusCode::NO_CONTENT))
         }
+        ("POST", "/privacy", _) => json(StatusCode::OK, &change_privacy(ctx, read(ctx, &mut request).await?).await?),
         ("POST", "/never_contacted", _) => {
             let request = read(ctx, &mut request).await?;
             json(StatusCode::OK, &never_contacted::answer(&ctx.upkeep, request).await?)
@@ -124,6 +129,13 @@ async fn answer(ctx: &Arc<OperatorContext>, mut request: Request) -> Result<Resp
         },
         _ => Err(Problem::from_status(404).into()),
     }
+}
+
+async fn change_privacy(ctx: &OperatorContext, change: PrivacyChange) -> Result<PrivacyAccount, Error> {
+    let account = ctx.store.try_write(Point::TaskPrivacy, move |tx| privacy::change(tx, &change)).await?;
+    // A larger budget may allow batches that wait.
+    ctx.wakeups.collections.notify_one();
+    Ok(account)
 }
 
 /// Reads the status of one task, with its collected batches.

@@ -18,88 +18,36 @@ mod server;
 mod task;
 mod text;
 
-use base64::{Engine, prelude::BASE64_STANDARD};
-use maud::{DOCTYPE, Markup, PreEscaped, html};
-use sha2::{Digest, Sha256};
+use maud::{Markup, html};
 
 pub use self::alerts::needs_attention;
 use self::{icon::Icon, text::instant};
 use dapbox_aggregator::views::overview::Overview;
+pub use dapbox_pages::MEDIA_TYPE;
+use dapbox_pages::shell::{Page, Shell, mark};
 use dapbox_support::format::{count, counted};
 
-/// The style sheet.
-const STYLE: &str = include_str!("page/style.css");
-
-/// The script that updates the page.
-const SCRIPT: &str = include_str!("page/live.js");
-
-/// The media type of the page.
-pub const MEDIA_TYPE: &str = "text/html; charset=utf-8";
+/// The style, and how often the page changes.
+const SHELL: Shell =
+    Shell { style: include_str!("page/style.css"), interval: 2_000, reload: Some(30), has_forms: false };
 
 /// With at most this many tasks, all of them are open.
 const MAX_OPEN_TASKS: usize = 3;
 
-/// The content security policy of the response: only inline style and script of the page, no embedding in other pages.
+/// The content security policy of the response.
 pub fn policy() -> String {
-    format!(
-        "default-src 'none'; style-src '{}'; script-src '{}'; img-src data:; connect-src 'self'; base-uri 'none'; \
-         form-action 'none'; frame-ancestors 'none'",
-        hash(STYLE),
-        hash(SCRIPT)
-    )
-}
-
-/// A source hash of a content security policy (CSP level 3, section 2.3.1).
-fn hash(source: &str) -> String {
-    format!("sha256-{}", BASE64_STANDARD.encode(Sha256::digest(source)))
+    SHELL.policy()
 }
 
 /// Renders the page.
 pub fn render(overview: &Overview) -> String {
-    let name = if overview.server.is_empty() { String::new() } else { format!("{} - ", overview.server) };
+    let server = &overview.server;
+    let name = if server.is_empty() { String::new() } else { format!("{server} - ") };
     let title =
         format!("{}, {} - {name}dapbox", Readiness::of(overview).word(), counted(overview.tasks.len() as u64, "task"));
-    // Forces a reload after an update of the server, whose script may differ.
-    let build = hash(&format!("{STYLE}{SCRIPT}"));
-    let page = html! {
-        (DOCTYPE)
-        html lang="en" data-build=(build) {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta name="color-scheme" content="light dark";
-                meta name="robots" content="noindex";
-                title { (title) }
-                // Inline, because browsers request a missing icon.
-                link rel="icon" href=(icon::FAVICON);
-                noscript { meta http-equiv="refresh" content="30"; }
-                style { (PreEscaped(STYLE)) }
-            }
-            body {
-                a.skip href="#tasks" { "Skip to the tasks" }
-                (banner(&overview.server))
-                main #main tabindex="-1" { (content(overview)) }
-                script { (PreEscaped(SCRIPT)) }
-            }
-        }
-    };
-    page.into_string()
-}
-
-/// The constant part of the page. The script writes into it.
-fn banner(server: &str) -> Markup {
-    html! {
-        header.banner {
-            h1 { (icon::mark()) "dapbox" @if !server.is_empty() { " " span.host { (server) } } }
-            div.live {
-                p #link role="status" {
-                    noscript { "Reloads every 30 s" }
-                }
-                button #pause type="button" hidden { "Pause" }
-            }
-        }
-        (icon::patterns())
-    }
+    let place = html! { h1 { (mark(22)) "dapbox" @if !server.is_empty() { " " span.host { (server) } } } };
+    let skip = ("tasks", "Skip to the tasks");
+    SHELL.render(&Page { title: &title, skip, place, patterns: icon::patterns(), content: content(overview) })
 }
 
 fn content(overview: &Overview) -> Markup {

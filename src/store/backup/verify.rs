@@ -148,7 +148,7 @@ pub(super) fn check_row(key: &[u8], value: &[u8]) -> Result<(), VerifyError> {
 type Check = fn(&[u8], &[u8]) -> Result<(), RowError>;
 
 /// The checks of the tables.
-const TABLES: [(u8, Check); 34] = [
+const TABLES: [(u8, Check); 35] = [
     (table::SEQUENCES.prefix, |key, value| decodes(&table::SEQUENCES, key, value)),
     (table::TASKS.0.prefix, |key, value| check_encrypted(&table::TASKS, key, value)),
     (table::REMOVED.prefix, |key, value| decodes(&table::REMOVED, key, value)),
@@ -177,6 +177,7 @@ const TABLES: [(u8, Check); 34] = [
     (table::PEERS.0.prefix, |key, value| check_encrypted(&table::PEERS, key, value)),
     (table::RESULTS.prefix, |key, value| decodes(&table::RESULTS, key, value)),
     (table::TASK_NAMES.prefix, |key, value| decodes(&table::TASK_NAMES, key, value)),
+    (table::PRIVACY.prefix, |key, value| decodes(&table::PRIVACY, key, value)),
     (table::COLLECTORS.0.prefix, |key, value| check_encrypted(&table::COLLECTORS, key, value)),
     (table::WINDOWS.prefix, |key, value| decodes(&table::WINDOWS, key, value)),
     (table::WINDOW_RESULTS.prefix, |key, value| decodes(&table::WINDOW_RESULTS, key, value)),

@@ -54,7 +54,7 @@ pub struct Args {
     /// DAP revision.
     #[arg(long, value_enum, value_name = "REVISION", default_value_t = RevisionArg::default())]
     dap: RevisionArg,
-    /// Workload: count, sum:BITS, histogram:BINS or sumvec:LENGTHxBITS.
+    /// Workload: count, sum:BITS, histogram:BINS, sumvec:LENGTHxBITS or l1-bound-sum:LENGTHxMAX.
     #[arg(long, value_name = "VDAF", default_value = "sumvec:10000x1")]
     vdaf: Workload,
     #[command(flatten)]

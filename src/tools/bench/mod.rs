@@ -103,8 +103,8 @@ struct PartArgs<O: clap::Args> {
 /// Arguments of all benchmarks of speed.
 #[derive(Clone, Debug, clap::Args)]
 struct CommonArgs {
-    /// Workloads, separated by commas: count, sum:BITS, histogram:BINS, sumvec:LENGTHxBITS. By default a typical
-    /// selection.
+    /// Workloads, separated by commas: count, sum:BITS, histogram:BINS, sumvec:LENGTHxBITS, l1-bound-sum:LENGTHxMAX.
+    /// By default a typical selection.
     #[arg(long, value_name = "VDAF", value_delimiter = ',')]
     vdaf: Vec<Workload>,
     /// DAP revision.

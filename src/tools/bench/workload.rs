@@ -28,7 +28,7 @@ pub fn urls(revision: Revision) -> [String; 2] {
 }
 
 /// The syntax of a workload.
-const SYNTAX_HINT: &str = "write count, sum:BITS, histogram:BINS or sumvec:LENGTHxBITS";
+const SYNTAX_HINT: &str = "write count, sum:BITS, histogram:BINS, sumvec:LENGTHxBITS or l1-bound-sum:LENGTHxMAX";
 
 /// A VDAF as written on the command line, with a measurement for it.
 #[derive(Clone, Debug)]
@@ -50,7 +50,7 @@ pub fn measurement(vdaf: &VdafConfig) -> Measurement {
         | VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { length, .. } => {
             Measurement::Vector((0..length).map(|i| (i % 2) as u128).collect())
         }
-        VdafConfig::Prio3MultihotCountVec { length, .. } => {
+        VdafConfig::Prio3MultihotCountVec { length, .. } | VdafConfig::Prio3L1BoundSum { length, .. } => {
             Measurement::Vector((0..length).map(|i| u128::from(i == 0)).collect())
         }
     }
@@ -68,14 +68,19 @@ impl FromStr for Workload {
     fn from_str(text: &str) -> Result<Self, String> {
         let number = |text: &str| text.parse::<usize>().map_err(|_| format!("'{text}' is not a number; {SYNTAX_HINT}"));
         let (short, rest) = text.split_once(':').unwrap_or((text, ""));
+        let pair = || rest.split_once('x').ok_or_else(|| format!("'{text}': {SYNTAX_HINT}"));
         let mut parameters = VdafParameters::default();
         match short {
             "count" if rest.is_empty() => {}
             "sum" => parameters.bits = Some(number(rest)?),
             "histogram" => parameters.length = Some(number(rest)?),
             "sumvec" => {
-                let (length, bits) = rest.split_once('x').ok_or_else(|| format!("'{text}': {SYNTAX_HINT}"))?;
+                let (length, bits) = pair()?;
                 (parameters.length, parameters.bits) = (Some(number(length)?), Some(number(bits)?));
+            }
+            "l1-bound-sum" => {
+                let (length, max) = pair()?;
+                (parameters.length, parameters.max_value) = (Some(number(length)?), Some(number(max)? as u64));
             }
             _ => return Err(format!("unknown workload '{text}'; {SYNTAX_HINT}")),
         }

@@ -33,6 +33,9 @@ pub struct VdafObject {
     /// Maximum number of set flags. The design lacks this VDAF; the name is that of DAP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_weight: Option<DecimalText>,
+    /// Largest sum of the numbers of a vector. The design lacks this VDAF; the name is that of its draft.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_value: Option<DecimalText>,
     /// Number of proofs.
     #[serde(default, skip_serializing_if = "Option::is_none", alias = "num_proofs")]
     pub proofs: Option<DecimalText>,
@@ -64,6 +67,7 @@ impl VdafObject {
             max_measurement: max.map(|max| max.0),
             length: number(self.length, "length")?,
             max_weight: number(self.max_weight, "max_weight")?,
+            max_value: self.max_value.map(|max| max.fits("max_value")).transpose()?,
             chunk_length: number(self.chunk_length, "chunk_length")?,
             proofs: self.proofs.map(|proofs| proofs.fits("proofs")).transpose()?.or(default_proofs),
         };
@@ -94,6 +98,10 @@ impl From<&VdafConfig> for VdafObject {
             VdafConfig::Prio3MultihotCountVec { length, max_weight, chunk_length } => {
                 Self { max_weight: Some(max_weight.into()), ..sized(of("Prio3MultihotCountVec"), length, chunk_length) }
             }
+            VdafConfig::Prio3L1BoundSum { max_value, length, chunk_length } => Self {
+                max_value: Some(DecimalText(max_value.into())),
+                ..sized(of("Prio3L1BoundSum"), length, chunk_length)
+            },
             VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits, length, chunk_length, proofs } => Self {
                 proofs: Some(usize::from(proofs).into()),
                 ..sized(max_of(of(NAME), MaxMeasurement::of_bits(bits as u32)), length, chunk_length)
@@ -116,7 +124,7 @@ pub fn to_numbers(result: AggregateResult) -> Option<Numbers> {
     match result {
         AggregateResult::Number(number) => Some(Numbers::one(number)),
         AggregateResult::Vector(numbers) => Some(Numbers::many(numbers)),
-        AggregateResult::Noisy(_) => None,
+        AggregateResult::Noisy(_) | AggregateResult::NoisyNumber(_) => None,
     }
 }
 
@@ -139,6 +147,7 @@ mod tests {
             VdafConfig::Prio3SumVec { max: MaxMeasurement(1), length: 10, chunk_length: 3 },
             VdafConfig::Prio3Histogram { length: 4, chunk_length: 2 },
             VdafConfig::Prio3MultihotCountVec { length: 4, max_weight: 2, chunk_length: 2 },
+            VdafConfig::Prio3L1BoundSum { max_value: u64::MAX, length: 4, chunk_length: 2 },
             VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits: 4, length: 5, chunk_length: 4, proofs: 2 },
         ] {
             let value = serde_json::to_value(VdafObject::from(&vdaf)).unwrap();

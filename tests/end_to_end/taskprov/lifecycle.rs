@@ -205,4 +205,7 @@ async fn works_from_command_line() {
     let multihot =
         ["--vdaf", "multihot", "--length", "3", "--max-weight", "1", "--expires", "30d", "--out", &at("other")];
     assert!(dapbox(&[&base[..4], &multihot].concat()).unwrap_err().contains("not supported in in-band tasks"));
+    let bounded =
+        ["--vdaf", "l1-bound-sum", "--length", "3", "--max-value", "5", "--expires", "30d", "--out", &at("other")];
+    assert!(dapbox(&[&base[..4], &bounded].concat()).unwrap_err().contains("not supported in in-band tasks"));
 }

@@ -407,6 +407,12 @@ fn rejects_inexpressible_task_before_writing_files() {
         (&["--dap", "18", "--vdaf", "count", "--info", ""], "info"),
         (&[&["--dap", "18"], &sized[..]].concat(), "maximum batch size"),
         (&["--dap", "18", "--vdaf", "sumvec-hmac", "--bits", "1", "--length", "2"], "DAP-18"),
+        (&["--dap", "09", "--vdaf", "l1-bound-sum", "--max-value", "9", "--length", "2"], "use --dap 18"),
+        (
+            &["--dap", "18", "--vdaf", "l1-bound-sum", "--max-value", "0", "--length", "2"],
+            "max_value must be at least 1",
+        ),
+        (&["--dap", "18", "--vdaf", "l1-bound-sum", "--bits", "4", "--length", "2"], "requires `max_value`"),
         (&["--dap", "17", "--vdaf", "count"], "09, 18"),
         (&["--vdaf", "sum", "--bits", "7", "--max-measurement", "127"], "both"),
         (&["--vdaf", "count", "--verify-key-seed", "tooshort"], "16 bytes"),

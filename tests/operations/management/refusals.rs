@@ -180,6 +180,7 @@ async fn rejects_invalid_task_with_reason() {
             "batch time window must be a multiple",
         ),
         (vdaf("Prio3CountVec", json!({ "length": 4 })), "Prio3CountVec"),
+        (vdaf("Prio3L1BoundSum", json!({ "max_value": 3, "length": 4, "chunk_length": 2 })), "Prio3L1BoundSum"),
         (vdaf("Prio3Sum", json!({ "bits": 65 })), "VDAF"),
         (vdaf("Prio3Histogram", json!({ "length": 0, "chunk_length": 1 })), "VDAF"),
         (vdaf("Prio3Histogram", json!({ "length": 4, "chunk_length": null })), "null"),

@@ -1,15 +1,11 @@
 //! The status page in a real browser: its content, its updates, its accessibility, and its isolation from other hosts.
 //!
-//! With `DRAW_STATUS_PAGE=DIR` in the environment, pictures are written to that directory. The picture `status.png`
+//! With `DRAW_PAGES=DIR` in the environment, pictures are written to that directory. The picture `status.png`
 //! belongs to
 //! the documents.
 
-mod chromium;
 mod overviews;
 
-use std::{fs, path::PathBuf};
-
-use chromium::{Chromium, PROGRAMS};
 use dapbox::{
     config::{Config, OptionalAddress},
     model::{BatchMode, Revision, VdafConfig},
@@ -19,61 +15,17 @@ use dapbox::{
     views::overview::Overview,
 };
 use serde_json::Value;
-use tokio::net::TcpListener;
-use warp::Filter;
 
 use crate::common::{
     self, Node, Pair,
+    chromium::{Chromium, Key, serve_page},
     report_builder::ReportBuilder,
-    skip::{find_program, has_programs},
 };
 
 /// A small phone, a usual one, a tablet, and a desktop.
 const WIDTHS: [u32; 4] = [320, 390, 768, 1280];
 
 const SCHEMES: [&str; 2] = ["light", "dark"];
-
-/// A browser. If none is installed, the test is skipped and must return.
-fn browser() -> Option<Chromium> {
-    let program = PROGRAMS.iter().find(|program| find_program(program).is_some());
-    let Some(program) = program else {
-        has_programs(&PROGRAMS[..1]);
-        return None;
-    };
-    Some(Chromium::start(program).unwrap())
-}
-
-/// Problems of the open page with all details expanded.
-fn audit(browser: &mut Chromium, width: u32) -> Value {
-    browser.value("document.querySelectorAll('details').forEach((part) => part.open = true)");
-    browser.value(&include_str!("audit.js").replace("WIDTH", &width.to_string()))
-}
-
-/// Leaves the page. Returns the browser's complaints and its requests to other URLs than `url`.
-fn complaints(browser: &mut Chromium, url: &str) -> Vec<Value> {
-    // The page polls its own URL until it is left.
-    browser.open("about:blank");
-    let is_wrong = |event: &Value| match event["method"].as_str().unwrap_or_default() {
-        "Runtime.exceptionThrown" | "Log.entryAdded" | "Runtime.consoleAPICalled" => true,
-        "Network.requestWillBeSent" => {
-            let asked = event["params"]["request"]["url"].as_str().unwrap();
-            !asked.starts_with(url) && !asked.starts_with("data:") && asked != "about:blank"
-        }
-        _ => false,
-    };
-    browser.events().into_iter().filter(is_wrong).collect()
-}
-
-/// Serves a page that does not change.
-async fn serve(overview: &Overview) -> String {
-    serve_text(TcpListener::bind("127.0.0.1:0").await.unwrap(), status_page(overview))
-}
-
-fn serve_text(listener: TcpListener, page: String) -> String {
-    let url = format!("http://{}/", listener.local_addr().unwrap());
-    tokio::spawn(warp::serve(warp::any().map(move || warp::reply::html(page.clone()))).incoming(listener).run());
-    url
-}
 
 /// Asserts that a page contains all texts; its style may capitalize the first letters of sentences.
 fn assert_told(browser: &mut Chromium, overview: &Overview) {
@@ -132,7 +84,7 @@ fn figure(name: &str) -> String {
 /// A leader with an unreachable helper. The page shows it without a reload and without disturbing a reader.
 #[tokio::test(flavor = "multi_thread")]
 async fn page_follows_running_pair() {
-    let Some(mut browser) = browser() else { return };
+    let Some(mut browser) = Chromium::installed() else { return };
     let three = |task: &mut dapbox::model::Task| task.public.min_batch_size = 3;
     let (vdaf, mode) = (VdafConfig::Prio3Count, BatchMode::TimeInterval);
     let mut pair = Pair::start_with(Revision::Dap18, vdaf, mode, watched, three).await;
@@ -168,11 +120,11 @@ async fn page_follows_running_pair() {
     assert_eq!(browser.value("window.isTheSame"), true, "it was loaded again");
     assert_eq!(browser.value("document.activeElement.matches('.task > summary')"), true);
     assert_eq!(browser.value("document.querySelector('.task').open"), false, "somebody has folded it");
-    browser.press("Enter", 13);
+    browser.press(Key::Enter);
     browser.until("document.querySelector('.task').open");
     let seen = overview(&pair.leader).await;
     assert_told(&mut browser, &seen);
-    assert_eq!(complaints(&mut browser, &url), Vec::<Value>::new());
+    assert_eq!(browser.complaints(&url), Vec::<Value>::new());
 
     without_scripts(&mut browser, &url, &seen);
     nothing_else_runs(&mut browser, &url);
@@ -188,7 +140,7 @@ fn without_scripts(browser: &mut Chromium, url: &str, seen: &Overview) {
     let shown = browser.text();
     assert!(shown.contains("Reloads every 30 s") && !shown.contains("Pause"), "{shown}");
     assert_eq!(browser.value("document.querySelector('meta[http-equiv]').content"), "30");
-    assert_eq!(complaints(browser, url), Vec::<Value>::new());
+    assert_eq!(browser.complaints(url), Vec::<Value>::new());
     browser.scripts(true);
 }
 
@@ -218,7 +170,7 @@ async fn gone_and_back(browser: &mut Chromium, node: &mut Node) {
     node.stop().await;
     browser.until("document.body.dataset.link === 'gone'");
     assert!(browser.text().contains("Not connected since"));
-    assert_eq!(audit(browser, 800), serde_json::json!([]));
+    assert_eq!(browser.audit(800), serde_json::json!([]));
     node.resume().await;
     browser.until("document.body.dataset.link === 'live'");
     browser.value("document.querySelector('#pause').click()");
@@ -228,45 +180,47 @@ async fn gone_and_back(browser: &mut Chromium, node: &mut Node) {
 /// Any amount of text fits the page, is readable, and is available to screen readers.
 #[tokio::test(flavor = "multi_thread")]
 async fn page_is_readable_at_all_sizes() {
-    let Some(mut browser) = browser() else { return };
+    let Some(mut browser) = Chromium::installed() else { return };
     bad_pages_are_known(&mut browser).await;
     for (name, overview) in
         [("fresh", overviews::fresh()), ("busy", overviews::busy()), ("troubled", overviews::troubled())]
     {
-        let url = serve(&overview).await;
+        let url = serve_page(status_page(&overview)).await;
         for (width, scheme) in WIDTHS.into_iter().flat_map(|width| SCHEMES.map(|scheme| (width, scheme))) {
             browser.resize(width, 800);
             browser.scheme(scheme);
             browser.open(&url);
             browser.until("document.body.dataset.link === 'live'");
-            draw(&mut browser, &format!("{name}-{width}-{scheme}"));
-            assert_eq!(audit(&mut browser, width), serde_json::json!([]), "{name}, {width}, {scheme}");
-            draw(&mut browser, &format!("{name}-{width}-{scheme}-unfolded"));
+            browser.draw(&format!("{name}-{width}-{scheme}"));
+            assert_eq!(browser.audit(width), serde_json::json!([]), "{name}, {width}, {scheme}");
+            browser.draw(&format!("{name}-{width}-{scheme}-unfolded"));
         }
         is_told(&mut browser);
         assert_told(&mut browser, &overview);
-        assert_eq!(complaints(&mut browser, &url), Vec::<Value>::new());
+        assert_eq!(browser.complaints(&url), Vec::<Value>::new());
     }
     browser.resize(1280, 800);
     browser.scheme("light");
-    browser.open(&serve(&overviews::calm()).await);
+    browser.open(&serve_page(status_page(&overviews::calm())).await);
     browser.until("document.body.dataset.link === 'live'");
     // The parameters of a task are not news for its reader.
     browser.value("document.querySelector('.parameters').previousSibling.remove()");
     browser.value("document.querySelector('.parameters').remove()");
-    draw(&mut browser, "status");
+    browser.draw("status");
 }
 
 /// The audit itself must find problems.
 async fn bad_pages_are_known(browser: &mut Chromium) {
     let bad = "<!DOCTYPE html><meta name=viewport content='width=device-width'><link rel=icon href='data:,'><h1>One</h1><h3 id=a>Three</h3>\
                <p id=a style='color: #999'>pale</p><p style='width: 900px; font-size: 8px'>wide</p><svg></svg>\
-               <div style='width: 5em; white-space: nowrap'>more than fits into this</div><a href='#nowhere'>link</a>";
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+               <div style='width: 5em; white-space: nowrap'>more than fits into this</div><a href='#nowhere'>link</a>\
+               <div style='width: 5em; overflow: auto; white-space: nowrap'>more than is seen of it</div>\
+               <svg role='img' aria-labelledby='a' style='paint-order: fill'><rect width='90' height='40' fill='#ddd'/>\
+               <text y='20' fill='#aaa'>faint</text><text x='9' y='22'>near</text></svg>";
     browser.resize(390, 800);
-    browser.open(&serve_text(listener, bad.to_owned()));
-    let found = audit(browser, 390).to_string();
-    complaints(browser, "");
+    browser.open(&serve_page(bad.to_owned()).await);
+    let found = browser.audit(390).to_string();
+    browser.complaints("");
     for complaint in [
         "it scrolls",
         "from 8 to 908",
@@ -277,6 +231,10 @@ async fn bad_pages_are_known(browser: &mut Chromium) {
         "twice: a",
         "leads nowhere: nowhere",
         "decoration, or a drawing?",
+        "scrolls without a keyboard",
+        "contrast of text 2.32",
+        "text without an outline on a shape",
+        "text on text",
     ] {
         assert!(found.contains(complaint), "{complaint}: {found}");
     }
@@ -297,15 +255,8 @@ fn is_told(browser: &mut Chromium) {
     let usable = named(&["button", "link", "DisclosureTriangle", "DisclosureTriangleGrouped"]);
     assert!(!usable.is_empty() && usable.iter().all(|name| !name.trim().is_empty()), "{usable:?}");
     browser.value("document.activeElement.blur()");
-    browser.press("Tab", 9);
+    browser.press(Key::Tab);
     assert_eq!(browser.value("document.activeElement.textContent"), "Skip to the tasks");
-}
-
-/// Writes a picture if requested.
-fn draw(browser: &mut Chromium, name: &str) {
-    let Some(dir) = std::env::var_os("DRAW_STATUS_PAGE").map(PathBuf::from) else { return };
-    fs::create_dir_all(&dir).unwrap();
-    fs::write(dir.join(name).with_extension("png"), browser.picture()).unwrap();
 }
 
 /// Task texts are escaped; checked without a browser.

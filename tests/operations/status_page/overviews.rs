@@ -81,6 +81,7 @@ fn task(seed: u8, role: Role, vdaf: VdafConfig, batch_mode: BatchMode) -> TaskVi
         provisioned: None,
         in_band: None,
         noise: None,
+        privacy: None,
     };
     TaskView {
         status,

@@ -38,7 +38,7 @@ const LEADER_SELECTED: BatchMode = BatchMode::fixed_size(None);
 const ERROR_NUMBERS: [u8; 10] = [1, 2, 3, 5, 6, 7, 8, 9, 10, 11];
 
 /// Every file of the directory is read by a test below.
-const FILES: [&str; 28] = [
+const FILES: [&str; 29] = [
     "aggregate_share",
     "aggregate_share_aad_leader_selected",
     "aggregate_share_aad_time_interval",
@@ -61,6 +61,7 @@ const FILES: [&str; 28] = [
     "plaintext_input_share_with_extensions",
     "task_configuration_prio3_count",
     "task_configuration_prio3_histogram",
+    "task_configuration_prio3_l1_bound_sum",
     "task_configuration_prio3_multihot_count_vec",
     "task_configuration_prio3_sum",
     "task_configuration_prio3_sum_vec",
@@ -138,11 +139,13 @@ fn encodes_task_configurations() {
     let sum_vec = VdafConfig::Prio3SumVec { max: MaxMeasurement(255), length: 10, chunk_length: 3 };
     let histogram = VdafConfig::Prio3Histogram { length: 100, chunk_length: 10 };
     let multihot = VdafConfig::Prio3MultihotCountVec { length: 20, max_weight: 3, chunk_length: 5 };
+    let l1_bound_sum = VdafConfig::Prio3L1BoundSum { max_value: 0x0001_0000_00f0, length: 10, chunk_length: 9 };
     for (name, task) in [
         ("task_configuration_prio3_count", task()),
         ("task_configuration_prio3_sum", selected_task()),
         ("task_configuration_prio3_sum_vec", TaskParameters { vdaf: sum_vec, ..bounded }),
         ("task_configuration_prio3_histogram", TaskParameters { vdaf: histogram, ..task() }),
+        ("task_configuration_prio3_l1_bound_sum", TaskParameters { vdaf: l1_bound_sum, ..task() }),
         (
             "task_configuration_prio3_multihot_count_vec",
             TaskParameters { vdaf: multihot, batch_mode: LEADER_SELECTED, ..task() },

@@ -14,7 +14,7 @@ use super::{
 /// `TaskExtensionType.task_interval` (section 4.2.3).
 const TASK_INTERVAL: u16 = 1;
 
-/// `VdafType` (VDAF-18 section 10).
+/// `VdafType` (VDAF-18 section 10, draft-ietf-ppm-l1-bound-sum-02 section 6).
 mod vdaf_type {
     /// Not assigned to any VDAF.
     pub const RESERVED: u32 = 0;
@@ -23,6 +23,7 @@ mod vdaf_type {
     pub const PRIO3_SUM_VEC: u32 = 3;
     pub const PRIO3_HISTOGRAM: u32 = 4;
     pub const PRIO3_MULTIHOT_COUNT_VEC: u32 = 5;
+    pub const PRIO3_L1_BOUND_SUM: u32 = 7;
 }
 
 /// Checks that the protocol can express the task parameters. The error says what to change.
@@ -83,19 +84,17 @@ pub(super) fn len(task: &TaskParameters) -> usize {
     96 + task.info.len() + task.leader_url.len() + task.helper_url.len()
 }
 
-/// The code and the configuration of a VDAF (appendix B). Fails if the VDAF has none.
+/// The code and the configuration of a VDAF (appendix B, draft-ietf-ppm-l1-bound-sum-02 section 4). Fails if the VDAF
+/// has none.
 fn vdaf(vdaf: &VdafConfig) -> Result<(u32, Vec<u8>), String> {
     Ok(match *vdaf {
         VdafConfig::Prio3Count => (vdaf_type::PRIO3_COUNT, Vec::new()),
         VdafConfig::Prio3Sum { max: MaxMeasurement(max) } => (vdaf_type::PRIO3_SUM, encode(8, |w| w.u64(max))),
         VdafConfig::Prio3SumVec { max: MaxMeasurement(max), length, chunk_length } => {
-            let (length, chunk_length) = (count(length)?, count(chunk_length)?);
-            let put = |w: &mut Writer| {
-                w.u32(length);
-                w.u64(max);
-                w.u32(chunk_length);
-            };
-            (vdaf_type::PRIO3_SUM_VEC, encode(16, put))
+            (vdaf_type::PRIO3_SUM_VEC, vector_config(length, max, chunk_length)?)
+        }
+        VdafConfig::Prio3L1BoundSum { max_value, length, chunk_length } => {
+            (vdaf_type::PRIO3_L1_BOUND_SUM, vector_config(length, max_value, chunk_length)?)
         }
         VdafConfig::Prio3Histogram { length, chunk_length } => {
             let (length, chunk_length) = (count(length)?, count(chunk_length)?);
@@ -118,6 +117,16 @@ fn vdaf(vdaf: &VdafConfig) -> Result<(u32, Vec<u8>), String> {
             return Err("VDAF is supported in DAP-09 only (hint: use Prio3SumVec)".to_owned());
         }
     })
+}
+
+/// `Prio3SumVecConfig` and `Prio3L1BoundSumConfig`, whose fields have the same types.
+fn vector_config(length: usize, max: u64, chunk_length: usize) -> Result<Vec<u8>, String> {
+    let (length, chunk_length) = (count(length)?, count(chunk_length)?);
+    Ok(encode(16, |w| {
+        w.u32(length);
+        w.u64(max);
+        w.u32(chunk_length);
+    }))
 }
 
 fn count(n: usize) -> Result<u32, String> {

@@ -234,7 +234,7 @@ fn vdaf_config(vdaf: &VdafConfig) -> Result<Vec<u8>, String> {
             w.u32(number("chunk length", chunk_length)?);
             w.u8(proofs);
         }
-        VdafConfig::Prio3MultihotCountVec { .. } => {
+        VdafConfig::Prio3MultihotCountVec { .. } | VdafConfig::Prio3L1BoundSum { .. } => {
             return Err("the VDAF is not supported in in-band tasks".to_owned());
         }
     }

@@ -50,6 +50,10 @@ const COLLECTIONS: Metric = gauge(
     "Unfinished collection jobs: waiting for their batch, or closed and waiting for the helper's share (leader)",
 );
 const COLLECTED: Metric = counter("dapbox_batches_collected_total", "Collected batches; survives restarts");
+const EPSILON_SPENT: Metric =
+    gauge("dapbox_privacy_epsilon_spent", "Sum of the epsilons of all collected batches of a task with noise");
+const EPSILON_BUDGET: Metric =
+    gauge("dapbox_privacy_epsilon_budget", "Privacy budget of a task with noise; absent without one");
 const BATCHES: Metric =
     gauge("dapbox_batches", "Open batches: ready, not_aggregated_yet (enough with waiting reports) or too_few");
 const HELPER_SUCCESS: Metric = gauge(
@@ -136,6 +140,8 @@ pub const METRICS: &[Metric] = &[
     JOBS,
     COLLECTIONS,
     COLLECTED,
+    EPSILON_SPENT,
+    EPSILON_BUDGET,
     BATCHES,
     HELPER_SUCCESS,
     HELPER_FAILURE,
@@ -224,6 +230,10 @@ fn task(gathered: &mut MetricSet, view: &TaskView) {
     gathered.whole(AGGREGATED, own, counted(counters::AGGREGATE_SUCCESS));
     gathered.whole(DISCARDED, own, counted(counters::SUM_GIVEN_UP));
     gathered.whole(COLLECTED, own, status.batches_collected);
+    if let Some(account) = &status.privacy {
+        gathered.real(EPSILON_SPENT, own, account.spent.map_or(0.0, |spent| spent.as_f64()));
+        account.budget.iter().for_each(|budget| gathered.real(EPSILON_BUDGET, own, budget.as_f64()));
+    }
     for (reason, count) in refused {
         gathered.whole(REFUSED, &[("task", &id), ("reason", reason)], *count);
     }

@@ -69,6 +69,7 @@ fn values(gathered: &mut MetricSet, task: &str, shown: &Presentation, result: &A
     // Prometheus has floating-point numbers only.
     let numbers: Vec<f64> = match result {
         AggregateResult::Number(number) => vec![*number as f64],
+        AggregateResult::NoisyNumber(number) => vec![*number as f64],
         AggregateResult::Vector(numbers) => numbers.iter().take(MAX_POSITIONS).map(|number| *number as f64).collect(),
         AggregateResult::Noisy(numbers) => numbers.iter().take(MAX_POSITIONS).map(|number| *number as f64).collect(),
     };

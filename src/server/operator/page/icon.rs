@@ -4,10 +4,6 @@
 
 use maud::{Markup, PreEscaped, html};
 
-/// The inline icon of the page.
-pub const FAVICON: &str = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Cpath \
-    fill='%230b6e66' d='M1 3a2 2 0 0 1 2-2h4v14H3a2 2 0 0 1-2-2zm8-2h4a2 2 0 0 1 2 2v4H9zm0 8h6v4a2 2 0 0 1-2 2H9z'/%3E%3C/svg%3E";
-
 /// The icon of a state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Icon {
@@ -49,15 +45,6 @@ impl Icon {
             svg.icon.(class) viewBox="0 0 16 16" width="16" height="16" aria-hidden="true" focusable="false" {
                 (PreEscaped(shape))
             }
-        }
-    }
-}
-
-/// The logo: two shares in a box.
-pub fn mark() -> Markup {
-    html! {
-        svg.mark viewBox="0 0 16 16" width="22" height="22" aria-hidden="true" focusable="false" {
-            path d="M1 3a2 2 0 0 1 2-2h4v14H3a2 2 0 0 1-2-2zm8-2h4a2 2 0 0 1 2 2v4H9zm0 8h6v4a2 2 0 0 1-2 2H9z" {}
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use maud::{DOCTYPE, PreEscaped, html};
 
-use super::hash;
 use dapbox_client::peer;
+use dapbox_pages::shell::hash;
 use dapbox_protocol::{model::Revision, wire};
 
 /// The style sheet.

@@ -8,7 +8,7 @@ use super::{
     text::{ago, instant, interval, moment, short_id},
 };
 use dapbox_aggregator::{
-    counters,
+    counters, privacy,
     views::{
         overview::{PeerStatus, TaskView},
         status::TaskStatus,
@@ -208,6 +208,7 @@ fn parameters(status: &TaskStatus, now: Time) -> Markup {
             dt { "measures" } dd { (format::vdaf(&status.vdaf)) }
             dt { "batches" } dd { (format::batches(status.batch_mode, status.min_batch_size)) }
             @if let Some(epsilon) = status.noise { dt { "noise" } dd { (format::noise(&status.vdaf, epsilon)) } }
+            @if let Some(account) = &status.privacy { dt { "privacy" } dd { (privacy::describe(account)) } }
             @if let Some(in_band) = &status.in_band {
                 dt { "set up" } dd { "in-band, with the peer " code { (in_band.peer) } }
             }

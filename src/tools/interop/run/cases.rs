@@ -28,7 +28,7 @@ const FAR_FUTURE: Duration = Duration(3 * 86_400);
 pub async fn run(context: &RunContext, row: Row, mode: QueryKind) -> Result<(), CellFailure> {
     let cell = CellRun { context, row, mode };
     match row {
-        Row::Count | Row::Sum | Row::Sumvec | Row::Histogram | Row::Multihot | Row::SumvecHmac => {
+        Row::Count | Row::Sum | Row::Sumvec | Row::Histogram | Row::Multihot | Row::L1BoundSum | Row::SumvecHmac => {
             cell.expect_success(context.reports).await.map(drop)
         }
         Row::ManyReports => cell.expect_success(MANY_REPORTS).await.map(drop),

@@ -22,6 +22,8 @@ pub enum Row {
     Histogram,
     /// Prio3MultihotCountVec gives the correct result; not in the design.
     Multihot,
+    /// Prio3L1BoundSum gives the correct result; not in the design.
+    L1BoundSum,
     /// Prio3SumVecField64MultiproofHmacSha256Aes128 gives the correct result.
     SumvecHmac,
     /// Reports that need several aggregation jobs are all counted.
@@ -75,6 +77,7 @@ impl Row {
             Self::Sumvec => VdafConfig::Prio3SumVec { max: MaxMeasurement(15), length: 5, chunk_length: 3 },
             Self::Histogram => VdafConfig::Prio3Histogram { length: 7, chunk_length: 3 },
             Self::Multihot => VdafConfig::Prio3MultihotCountVec { length: 5, max_weight: 2, chunk_length: 2 },
+            Self::L1BoundSum => VdafConfig::Prio3L1BoundSum { max_value: 100, length: 5, chunk_length: 6 },
             Self::SumvecHmac => VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 {
                 bits: 4,
                 length: 5,
@@ -114,6 +117,15 @@ fn measurement(vdaf: &VdafConfig, index: u128) -> Numbers {
             let is_set = |position: usize| (position + index as usize) % length < weight;
             Numbers::many((0..length).map(|position| u128::from(is_set(position))))
         }
+        VdafConfig::Prio3L1BoundSum { max_value, length, .. } => {
+            // A sum from zero to the maximum, in two parts at changing positions.
+            let sum = below(max_value, index);
+            let (first, at) = (sum / 3, index as usize % length);
+            let part = |position: usize| {
+                u128::from(position == at) * first + u128::from(position == (at + 1) % length) * (sum - first)
+            };
+            Numbers::many((0..length).map(part))
+        }
     }
 }
 
@@ -148,9 +160,14 @@ mod tests {
         for row in Row::value_variants() {
             let (config, found) = (row.vdaf(), measurements(&row.vdaf(), 30));
             assert!(found.iter().any(|measurement| *measurement != found[0]), "{row:?}");
-            for revision in [Revision::Dap09, Revision::Dap18] {
+            for revision in Revision::ALL {
                 if !row.applies(revision, QueryKind::TimeInterval) {
-                    assert_eq!((*row, revision), (Row::SumvecHmac, Revision::Dap18));
+                    let lacks = [
+                        (Row::SumvecHmac, Revision::Dap18),
+                        (Row::SumvecHmac, Revision::Dap19),
+                        (Row::L1BoundSum, Revision::Dap09),
+                    ];
+                    assert!(lacks.contains(&(*row, revision)), "{row:?} {revision:?}");
                     continue;
                 }
                 let preparer = vdaf::preparer(revision, &config).unwrap();

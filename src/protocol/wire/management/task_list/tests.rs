@@ -180,6 +180,7 @@ fn refuses_to_write_what_janus_lacks() {
     let good = &read(&list(), overrides()).unwrap()[1].task;
     for vdaf in [
         VdafConfig::Prio3MultihotCountVec { length: 3, max_weight: 1, chunk_length: 1 },
+        VdafConfig::Prio3L1BoundSum { max_value: 3, length: 3, chunk_length: 1 },
         VdafConfig::Prio3Sum { max: MaxMeasurement(100) },
     ] {
         let mut task = good.clone();

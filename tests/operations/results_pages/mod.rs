@@ -1,13 +1,17 @@
-//! Tests of whole pages. They are written as files if `DAPBOX_GALLERY` names a directory.
+//! Pages and files of results, of tasks with real and awkward data. Pages are written as files if `DAPBOX_GALLERY` names a directory.
 
-pub(crate) mod gallery;
+mod browser;
+mod files;
+mod gallery;
 
 use std::{fs, path::PathBuf};
 
-use crate::{Addresses, Selection, TaskView, overview, task};
-use dapbox_protocol::model::TaskId;
-use dapbox_results::{LossReason, WindowState};
-use gallery::{addresses, histogram, huge, lose, noisy, pages, sums};
+use dapbox::{
+    model::TaskId,
+    pages::{Addresses, Selection, TaskView, overview, policy, task},
+    results::{LossReason, WindowState},
+};
+use gallery::{addresses, bounded_vectors, histogram, huge, lose, noisy, pages, sums};
 
 #[test]
 fn pages_need_nothing_else_and_are_valid() {
@@ -51,10 +55,16 @@ fn pages_show_exact_numbers() {
     assert!(page.contains("−6"), "negative numbers stay negative");
 }
 
-/// Run with `cargo test --release -p dapbox-pages -- --ignored --nocapture measure`.
+#[test]
+fn page_states_bound_of_sum() {
+    let page = task::render(&bounded_vectors(), &Selection::default(), &addresses());
+    assert!(page.contains("Sum of vectors of 9 numbers, at most 1,000 in total"));
+    assert!(page.contains("Mean per report at each position"));
+}
+
+/// Run with `cargo test --release --test operations -- --ignored --nocapture measure`.
 #[test]
 #[ignore = "measures time, for people"]
-#[allow(clippy::print_stderr)]
 fn measure_five_years_of_a_histogram() {
     let view = histogram(100, 1826);
     let mut times: Vec<_> = (0..20)
@@ -97,6 +107,6 @@ fn renders_all_kinds_of_pages() {
     let page = overview::render("collector.example.org", &views, &|_| addresses().task);
     if let Some(directory) = &directory {
         fs::write(directory.join("overview.html"), page).unwrap();
-        fs::write(directory.join("policy.txt"), crate::policy()).unwrap();
+        fs::write(directory.join("policy.txt"), policy()).unwrap();
     }
 }

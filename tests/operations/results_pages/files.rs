@@ -2,9 +2,15 @@
 
 use serde_json::Value;
 
-use super::*;
-use crate::task::tests::gallery::{fill, lose, lost, task};
-use dapbox_protocol::model::VdafConfig;
+use super::gallery::{fill, lose, lost, task};
+use dapbox::{
+    model::VdafConfig,
+    pages::{
+        Selection, TaskView,
+        export::{COLUMNS, ExportError, csv, json, ndjson},
+    },
+    vdaf::AggregateResult,
+};
 
 /// A histogram of three bins over three days, of which the second is lost.
 fn view() -> TaskView {

@@ -2,7 +2,9 @@
 //! Only the browser is needed, and it ends with the test.
 
 use std::{
+    env, fs,
     io::{BufRead, BufReader, Write},
+    path::PathBuf,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::mpsc::{self, Receiver},
     time::{Duration, Instant},
@@ -11,12 +13,16 @@ use std::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::net::TcpListener;
+use warp::Filter;
+
+use super::skip::{find_program, has_programs};
 
 /// Timeout of every command.
 const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Names of the browser's program.
-pub const PROGRAMS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
+const PROGRAMS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 
 /// Its arguments. Tests may run as root, and the browser sends no requests of its own.
 const OPTIONS: [&str; 12] = [
@@ -34,6 +40,14 @@ const OPTIONS: [&str; 12] = [
     "--no-proxy-server",
 ];
 
+/// Keys that tests press.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Key {
+    Enter,
+    Tab,
+    ShiftTab,
+}
+
 /// A browser with one page.
 pub struct Chromium {
     process: Child,
@@ -46,8 +60,19 @@ pub struct Chromium {
 }
 
 impl Chromium {
+    /// Starts an installed browser. If none is installed, the test is skipped and must return.
+    #[track_caller]
+    pub fn installed() -> Option<Self> {
+        let program = PROGRAMS.iter().find(|program| find_program(program).is_some());
+        let Some(program) = program else {
+            has_programs(&PROGRAMS[..1]);
+            return None;
+        };
+        Some(Self::start(program).unwrap())
+    }
+
     /// Starts the browser; the error says why it does not start.
-    pub fn start(program: &str) -> Result<Self, String> {
+    fn start(program: &str) -> Result<Self, String> {
         let profile = tempfile::tempdir().map_err(|error| error.to_string())?;
         // It reads descriptor 3 and writes descriptor 4.
         let mut shell = Command::new("sh");
@@ -92,8 +117,29 @@ impl Chromium {
         self.messages.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok()
     }
 
+    /// Leaves the page. Returns the browser's complaints and its requests to other URLs than those below `url`.
+    pub fn complaints(&mut self, url: &str) -> Vec<Value> {
+        // The page polls its own URL until it is left.
+        self.open("about:blank");
+        let is_wrong = |event: &Value| match event["method"].as_str().unwrap_or_default() {
+            "Runtime.exceptionThrown" | "Log.entryAdded" | "Runtime.consoleAPICalled" => true,
+            "Network.requestWillBeSent" => {
+                let asked = event["params"]["request"]["url"].as_str().unwrap();
+                !asked.starts_with(url) && !asked.starts_with("data:") && asked != "about:blank"
+            }
+            _ => false,
+        };
+        self.events().into_iter().filter(is_wrong).collect()
+    }
+
+    /// Expands all details of the page and returns the problems of its layout, in a window of this width.
+    pub fn audit(&mut self, width: u32) -> Value {
+        self.value("document.querySelectorAll('details').forEach((part) => part.open = true)");
+        self.value(&include_str!("audit.js").replace("WIDTH", &width.to_string()))
+    }
+
     /// All events since the last call of this function.
-    pub fn events(&mut self) -> Vec<Value> {
+    fn events(&mut self) -> Vec<Value> {
         self.events.extend(self.messages.try_iter());
         std::mem::take(&mut self.events)
     }
@@ -155,8 +201,13 @@ impl Chromium {
 
     /// Sets the preferred colour scheme.
     pub fn scheme(&mut self, scheme: &str) {
+        self.medium("screen", scheme);
+    }
+
+    /// Sets the medium, `screen` or `print`, and the preferred colour scheme.
+    pub fn medium(&mut self, medium: &str, scheme: &str) {
         let feature = json!({"name": "prefers-color-scheme", "value": scheme});
-        self.call("Emulation.setEmulatedMedia", json!({"features": [feature]}));
+        self.call("Emulation.setEmulatedMedia", json!({"media": medium, "features": [feature]}));
     }
 
     /// Enables or disables scripts for following pages.
@@ -164,19 +215,29 @@ impl Chromium {
         self.call("Emulation.setScriptExecutionDisabled", json!({"value": !are_run}));
     }
 
-    /// Presses a named key.
-    pub fn press(&mut self, key: &str, code: u32) {
-        let text = if key == "Enter" { "\r" } else { "" };
+    /// Presses a key.
+    pub fn press(&mut self, key: Key) {
+        const SHIFT: u32 = 8;
+        let (name, code, text, modifiers) = match key {
+            Key::Enter => ("Enter", 13, "\r", 0),
+            Key::Tab => ("Tab", 9, "", 0),
+            Key::ShiftTab => ("Tab", 9, "", SHIFT),
+        };
         for kind in ["keyDown", "keyUp"] {
-            let event = json!({"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code, "text": text});
+            let event = json!({
+                "type": kind, "key": name, "code": name, "windowsVirtualKeyCode": code, "text": text, "modifiers": modifiers,
+            });
             self.call("Input.dispatchKeyEvent", event);
         }
     }
 
-    /// A picture of the whole page, as PNG.
-    pub fn picture(&mut self) -> Vec<u8> {
+    /// Writes a picture of the whole page as PNG to the directory that the variable `DRAW_PAGES` names, if there is one.
+    pub fn draw(&mut self, name: &str) {
+        let Some(dir) = env::var_os("DRAW_PAGES").map(PathBuf::from) else { return };
         let taken = self.call("Page.captureScreenshot", json!({"format": "png", "captureBeyondViewport": true}));
-        BASE64_STANDARD.decode(taken["data"].as_str().unwrap()).unwrap()
+        let picture = BASE64_STANDARD.decode(taken["data"].as_str().unwrap()).unwrap();
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join(name).with_extension("png"), picture).unwrap();
     }
 }
 
@@ -185,6 +246,14 @@ impl Drop for Chromium {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// Serves a page that does not change, at all paths of the returned URL.
+pub async fn serve_page(page: String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    tokio::spawn(warp::serve(warp::any().map(move || warp::reply::html(page.clone()))).incoming(listener).run());
+    url
 }
 
 /// Reads messages as they arrive.

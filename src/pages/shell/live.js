@@ -1,8 +1,9 @@
-// Updates the page: fetches it once a minute and changes only what differs, so that focus, selection, scroll position
+// Updates the page: fetches it periodically and changes only what differs, so that focus, selection, scroll position
 // and open sections remain.
 "use strict";
 (() => {
-  const INTERVAL = 60000, TIMEOUT = 20000;
+  // The document says how often, in milliseconds.
+  const INTERVAL = Number(document.documentElement.dataset.interval), TIMEOUT = Math.max(5000, INTERVAL / 3);
   const link = document.getElementById("link"), button = document.getElementById("pause");
   let timer = 0, isFetching = false, stopped = false, lostSince = null;
 

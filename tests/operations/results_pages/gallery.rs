@@ -1,13 +1,14 @@
 //! Tasks with real and awkward data.
 
-use crate::{Addresses, Selection, TaskView};
-use dapbox_protocol::{
+use dapbox::{
     model::{BatchMode, Duration, Interval, MaxMeasurement, Revision, TaskId, TaskParameters, Time, VdafConfig},
+    pages::{Addresses, Selection, TaskView},
+    results::{
+        CollectedWindow, CollectorSettings, LossReason, Presentation, Schedule, Unit, Window, WindowState,
+        presentation::Note,
+    },
+    support::{duration::Seconds, timestamp},
     vdaf::AggregateResult,
-};
-use dapbox_results::{
-    CollectedWindow, CollectorSettings, LossReason, Presentation, Schedule, Unit, Window, WindowState,
-    presentation::Note,
 };
 
 pub const DAY: u64 = 86_400;
@@ -239,6 +240,13 @@ fn vectors(length: usize, days: u64) -> TaskView {
     view
 }
 
+/// Vectors with a bound on the sum of their numbers.
+pub fn bounded_vectors() -> TaskView {
+    let mut view = vectors(9, 120);
+    view.parameters.vdaf = VdafConfig::Prio3L1BoundSum { max_value: 1_000, length: 9, chunk_length: 10 };
+    view
+}
+
 fn counts(days: u64) -> TaskView {
     let mut view = task(VdafConfig::Prio3Count, "Dark mode is on");
     let mut dice = Dice::new(17);
@@ -325,7 +333,7 @@ fn one_window() -> TaskView {
 
 /// The RAND Health Insurance Experiment: outpatient visits in a year, 20,190 rows spread over 26 weeks.
 fn rand_visits() -> TaskView {
-    let rows = include_str!("../../../../fixtures/rand-health-insurance.csv").lines().skip(1);
+    let rows = include_str!("../../../fixtures/rand-health-insurance.csv").lines().skip(1);
     let visits: Vec<usize> = rows.map(|row| row.split(',').next().unwrap().parse().unwrap()).collect();
     let mut view = task(VdafConfig::Prio3Histogram { length: 13, chunk_length: 4 }, "Visits to a doctor");
     let presentation = &mut view.settings.presentation;
@@ -348,7 +356,7 @@ fn rand_visits() -> TaskView {
 
 /// The same: self-rated health as flags.
 fn rand_health() -> TaskView {
-    let rows: Vec<Vec<u128>> = include_str!("../../../../fixtures/rand-health-insurance.csv")
+    let rows: Vec<Vec<u128>> = include_str!("../../../fixtures/rand-health-insurance.csv")
         .lines()
         .skip(1)
         .map(|row| row.split(',').skip(2).map(|cell| cell.parse().unwrap()).collect())
@@ -377,7 +385,7 @@ fn monthly() -> TaskView {
     view.windows.clear();
     view.settings.schedule.every = Unit::Month;
     view.settings.schedule.time_zone = "Europe/Berlin".to_owned();
-    let mut start = dapbox_support::timestamp::parse("2024-12-31T23:00:00Z").unwrap();
+    let mut start = timestamp::parse("2024-12-31T23:00:00Z").unwrap();
     let mut dice = Dice::new(23);
     for number in 0..23 {
         let end = view.settings.schedule.window_end(start, Duration(3600));
@@ -400,7 +408,7 @@ fn monthly() -> TaskView {
 fn noisy_vectors() -> TaskView {
     let mut view = vectors(48, 72);
     view.parameters.noise = Some("0.5".parse().unwrap());
-    view.settings.schedule.every = Unit::Span(dapbox_support::duration::Seconds::new(3600));
+    view.settings.schedule.every = Unit::Span(Seconds::new(3600));
     let now = NOW.0 - NOW.0 % 3600;
     for window in &mut view.windows {
         let start = Time(now - (72 - window.number) * 3600);
@@ -444,6 +452,7 @@ pub fn pages() -> Vec<(&'static str, TaskView, Selection)> {
         ("flags-6-compare", flags(6, 60), compare()),
         ("flags-60", flags(60, 60), all()),
         ("vector-9", vectors(9, 120), all()),
+        ("vector-bounded", bounded_vectors(), all()),
         ("vector-24-1000", vectors(24, 1000), all()),
         ("vector-4096", vectors(4096, 30), all()),
         ("huge", huge(), all()),
