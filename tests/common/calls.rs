@@ -66,9 +66,10 @@ pub fn assert_report_rejected(answer: &Answer, parties: &Parties, report: &Repor
             };
             assert_rejected(answer, parties, kind);
         }
-        Revision::Dap18 | Revision::Dap19 => {
+        revision => {
             let error = match error {
                 ReportError::TaskExpired | ReportError::TaskNotStarted => ReportError::ReportDropped,
+                ReportError::OutdatedConfig if revision == Revision::Dap19 => ReportError::HpkeUnknownConfigId,
                 error => error,
             };
             assert_eq!(upload_errors(answer, parties), [(report.metadata.id, error)]);

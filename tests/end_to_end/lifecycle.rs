@@ -188,8 +188,8 @@ async fn lifecycle(
 async fn check_counters(pair: &Pair, joint: u64) {
     let id = pair.parties.id();
     let status = pair.leader.until(&id, |status| status.waiting + status.jobs == 0).await;
-    // A DAP-18 helper no longer distinguishes an unknown key from a share that does not open (section 4.5.3.3).
-    let unknown_keys = u64::from(pair.parties.revision() == Revision::Dap09);
+    // A DAP-18 helper does not distinguish an unknown key from a share that does not open (section 4.5.3.3).
+    let unknown_keys = u64::from(pair.parties.revision() != Revision::Dap18);
     let expected = counters([
         ("report_success", GOOD + 14 + joint),
         ("upload_repeated", 2),
@@ -372,7 +372,8 @@ async fn answers_each_report_of_job(#[values(Revision::Dap09, Revision::Dap18, R
     expect(builder.init(&spoilt), Some(ReportError::VdafPrepError));
     let early = clock::now().saturating_add(Duration(10 * HOUR));
     expect(builder.init(&draft(early)), Some(ReportError::ReportTooEarly));
-    expect(builder.init(&draft(end.saturating_add(Duration(1)))), Some(ReportError::TaskExpired));
+    let expired = if revision == Revision::Dap19 { ReportError::ReportDropped } else { ReportError::TaskExpired };
+    expect(builder.init(&draft(end.saturating_add(Duration(1)))), Some(expired));
     let ancient = clock::now().saturating_sub(Duration(24 * HOUR + 10));
     expect(builder.init(&draft(ancient)), Some(ReportError::ReportDropped));
     // Later than 64 bits of seconds can express, see below.
@@ -399,8 +400,8 @@ async fn answers_each_report_of_job(#[values(Revision::Dap09, Revision::Dap18, R
 /// The helper's error for a report that is sealed to an unknown key.
 fn unknown_key(revision: Revision) -> ReportError {
     match revision {
-        Revision::Dap09 => ReportError::HpkeUnknownConfigId,
-        Revision::Dap18 | Revision::Dap19 => ReportError::HpkeDecryptError,
+        Revision::Dap09 | Revision::Dap19 => ReportError::HpkeUnknownConfigId,
+        Revision::Dap18 => ReportError::HpkeDecryptError,
     }
 }
 

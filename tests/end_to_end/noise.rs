@@ -164,6 +164,43 @@ fn adds_noise_to_numbers_and_flags(#[values(Revision::Dap09, Revision::Dap18)] r
     }
 }
 
+/// Writes draws of one aggregator's noise to the file in `NOISE_DRAWS`, for benches/noise_opendp.py.
+#[test]
+#[ignore = "writes a file, for people"]
+fn writes_draws() {
+    const DRAWS: usize = 100_000;
+    let sums = |max| VdafConfig::Prio3Sum { max: MaxMeasurement(max) };
+    let vectors = |max| VdafConfig::Prio3SumVec { max, length: 3, chunk_length: 2 };
+    let flags = |max_weight| VdafConfig::Prio3MultihotCountVec { length: 10, max_weight, chunk_length: 3 };
+    let bounded = VdafConfig::Prio3L1BoundSum { max_value: 100, length: 10, chunk_length: 3 };
+    let kinds: [(&str, Revision, VdafConfig, u128, &str); 9] = [
+        ("count, DAP-09", Revision::Dap09, VdafConfig::Prio3Count, 1, "0.5"),
+        ("count, DAP-19", Revision::Dap19, VdafConfig::Prio3Count, 1, "0.1"),
+        ("sum to 127, DAP-09", Revision::Dap09, sums(127), 127, "2"),
+        ("sum to 100, DAP-19", Revision::Dap19, sums(100), 100, "1/3"),
+        ("histogram, DAP-18", Revision::Dap18, VdafConfig::Prio3Histogram { length: 10, chunk_length: 3 }, 2, "0.25"),
+        ("sumvec of 2 bits, DAP-09", Revision::Dap09, vectors(MaxMeasurement::of_bits(2)), 9, "1"),
+        ("multihot of weight 3, DAP-19", Revision::Dap19, flags(3), 6, "0.7"),
+        ("multihot of weight 8, DAP-09", Revision::Dap09, flags(8), 10, "0.7"),
+        ("l1-bound-sum to 100, DAP-19", Revision::Dap19, bounded, 200, "4"),
+    ];
+    let draws = kinds.map(|(name, revision, vdaf, sensitivity, epsilon)| {
+        let epsilon: Epsilon = epsilon.parse().unwrap();
+        let preparer = noisy(revision, &vdaf, epsilon);
+        let zero = preparer.encode(&preparer.zero());
+        let draw = || numbers(preparer.unshard(&preparer.encode(&preparer.sample_noise().unwrap()), &zero, 1).unwrap());
+        let drawn: Vec<i64> =
+            std::iter::repeat_with(draw).flatten().take(DRAWS).map(|draw| draw.try_into().unwrap()).collect();
+        let scale = Noise::new(&vdaf, epsilon).unwrap().scale();
+        let epsilon = epsilon.as_f64();
+        serde_json::json!({
+            "name": name, "scale": scale, "sensitivity": sensitivity as u64, "epsilon": epsilon, "draws": drawn,
+        })
+    });
+    let path = std::env::var("NOISE_DRAWS").expect("NOISE_DRAWS names the file to write");
+    std::fs::write(path, serde_json::to_string(&draws).unwrap()).unwrap();
+}
+
 /// Results of numbers with noise: what the collector prints and what its pages show.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
