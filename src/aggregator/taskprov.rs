@@ -100,7 +100,8 @@ pub fn task(
     let public = configuration.public.clone();
     let floor = terms.min_batch_size.max(peer.min_batch_size.unwrap_or(0));
     check_min_batch_size(public.min_batch_size, floor).map_err(OptOut::MinBatchSize)?;
-    if public.task_expiration.is_some_and(|end| end <= now) {
+    let end = public.task_interval.map(|interval| interval.end()).or(public.task_expiration);
+    if end.is_some_and(|end| end <= now) {
         return Err(OptOut::Expired);
     }
     let refuse = |why: String| OptOut::Task(TaskError::Parameter(why));

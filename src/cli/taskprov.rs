@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Failure, Outcome,
-    args::{BatchArgs, Format, OutputArgs, VdafArgs},
+    args::{BatchArgs, Format, OutputArgs, RevisionArg, VdafArgs},
     style::{Style, print},
     task::{UrlArgs, parameters, parse_time, validate},
     taskfile::{CollectorPart, Configuration, Parameters, TaskFile},
@@ -16,14 +16,13 @@ use crate::{
     config::taskprov::{PeerFile, PeerRole, PresentedToken},
     hpke::{Keypair, Suite},
     model::{
-        HpkeConfig, Revision, Secret, TaskId, Time, TokenHash, base_url, secret::token, taskprov::VERIFY_KEY_INIT_BYTES,
+        Duration, HpkeConfig, Revision, Secret, TaskId, Time, TokenHash, base_url, secret::token,
+        taskprov::VERIFY_KEY_INIT_BYTES,
     },
     support::{clock, files},
-    wire::taskprov::advertise,
+    wire::taskprov::{advertise, for_revision},
 };
 
-/// The protocol revision of in-band tasks.
-const REVISION: Revision = Revision::Dap09;
 /// Maximum number of queries per batch: all supported VDAFs have a single aggregation parameter.
 const MAX_BATCH_QUERY_COUNT: u64 = 1;
 /// The files of `dapbox taskprov new`: party and file name.
@@ -46,8 +45,12 @@ pub enum Command {
     and helper add their file to [taskprov] peers in appliance.toml and reload; 'dapbox check' validates it.\n\n\
     Examples:\n  \
     dapbox taskprov new --leader https://a.example --helper https://b.example\n  \
+    dapbox taskprov new --dap 19 --leader https://a.example \\\n      --helper https://b.example\n  \
     dapbox taskprov new --leader https://a.example/x/ \\\n      --helper https://b.example/ --as-is --out with-b")]
 pub struct NewArgs {
+    /// Protocol revision of the tasks: 09 or 19.
+    #[arg(long, value_enum, value_name = "REVISION", default_value_t)]
+    dap: RevisionArg,
     #[command(flatten)]
     urls: UrlArgs,
     /// Directory for the files; created if missing.
@@ -76,6 +79,9 @@ pub struct TaskArgs {
     vdaf: VdafArgs,
     #[command(flatten)]
     batch: BatchArgs,
+    /// Start of the task, before which reports are refused (DAP-19): a date, or a duration from now. Default: now.
+    #[arg(long, value_name = "TIME", value_parser = parse_time, help_heading = "Batches")]
+    starts: Option<Time>,
     /// End of the task, after which reports are refused: a date, or a duration from now such as 90d.
     #[arg(long, value_name = "TIME", value_parser = parse_time, help_heading = "Batches")]
     expires: Time,
@@ -93,6 +99,9 @@ pub struct TaskArgs {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CollectorFile {
+    /// The protocol revision of the tasks.
+    #[serde(default = "first_revision")]
+    revision: Revision,
     #[serde(deserialize_with = "base_url::deserialize")]
     leader_url: String,
     #[serde(deserialize_with = "base_url::deserialize")]
@@ -101,6 +110,11 @@ struct CollectorFile {
     token: Secret,
     private_key: Secret,
     key: HpkeConfig,
+}
+
+/// The revision of files without one.
+fn first_revision() -> Revision {
+    Revision::Dap09
 }
 
 /// The JSON output.
@@ -120,7 +134,11 @@ pub fn run(command: Command) -> Outcome {
 }
 
 fn new(args: &NewArgs) -> Outcome {
-    let [leader_url, helper_url] = args.urls.of(REVISION)?;
+    let revision = args.dap.revision();
+    if for_revision(revision).is_none() {
+        return Err(Failure::usage("in-band tasks are supported in DAP-09 and DAP-19 (hint: use --dap 19)"));
+    }
+    let [leader_url, helper_url] = args.urls.of(revision)?;
     let (helper_token, token) = (Secret::random_token(), Secret::random_token());
     let keypair = Keypair::generate(1, Suite::DEFAULT)?;
     let key = keypair.config().clone();
@@ -144,7 +162,7 @@ fn new(args: &NewArgs) -> Outcome {
         ..of_helper.clone()
     };
     let private_key = keypair.private_key().clone();
-    let collector = toml::to_string(&CollectorFile { leader_url, helper_url, token, private_key, key })?;
+    let collector = toml::to_string(&CollectorFile { revision, leader_url, helper_url, token, private_key, key })?;
     let collector = format!(
         "# A collector's secrets for in-band tasks. SECRET: they decrypt all aggregates.\n\
          # Keep a copy. Create a task: dapbox taskprov task --collector for-collector.toml --vdaf count --expires 90d\n\n\
@@ -177,11 +195,20 @@ fn task(args: TaskArgs) -> Outcome {
     let file: CollectorFile =
         toml::from_str(&text).map_err(|error| Failure::new(error.message()).context(context()))?;
     let urls = [file.leader_url, file.helper_url];
-    let drawn = parameters(REVISION, urls, args.vdaf.configure()?, &args.batch)?;
-    let drawn = Parameters { expires: Some(args.expires), ..drawn };
+    let drawn = parameters(file.revision, urls, args.vdaf.configure()?, &args.batch)?;
+    let is_first = file.revision == first_revision();
+    if is_first && args.starts.is_some() {
+        return Err(Failure::usage("in-band tasks of DAP-09 have no start (hint: omit --starts)"));
+    }
+    let unit = Duration(drawn.time_precision.as_secs());
+    let starts = args.starts.unwrap_or_else(clock::now).truncate(unit);
+    let expires = if is_first { args.expires } else { args.expires.round_up(unit) };
+    // Later drafts have the text among the task parameters.
+    let text = args.info.unwrap_or_else(|| drawn.id.to_string());
+    let (info, own_info) = if is_first { (String::new(), text) } else { (text, String::new()) };
+    let drawn = Parameters { starts: (!is_first).then_some(starts), expires: Some(expires), info, ..drawn };
     validate(&drawn)?;
-    let info = args.info.unwrap_or_else(|| drawn.id.to_string());
-    let made = advertise(drawn.parameters(), Bytes::from(info), MAX_BATCH_QUERY_COUNT).map_err(Failure::usage)?;
+    let made = advertise(drawn.parameters(), Bytes::from(own_info), MAX_BATCH_QUERY_COUNT).map_err(Failure::usage)?;
     let id = made.configuration.public.id;
     let task = Parameters { id, configuration: Some(Configuration(made.bytes.to_vec())), ..drawn };
     let since = Some(task.first_collection_start(clock::now()));

@@ -12,10 +12,7 @@ use crate::{
 };
 use dapbox_protocol::{
     model::Revision,
-    wire::{
-        self, Problem,
-        current::{DAP_18, DAP_19},
-    },
+    wire::{self, Problem},
 };
 
 /// What answers requests at the public address.
@@ -58,8 +55,7 @@ async fn route(ctx: &PublicContext, request: Request) -> Response {
     }
     let response = match Revision::ALL.into_iter().find_map(|revision| Some((revision, below(revision)?))) {
         Some((Revision::Dap09, path)) => dap09::handle(&ctx.dap, path, request).await,
-        Some((Revision::Dap18, path)) => current::handle(&DAP_18, &ctx.dap, path, request).await,
-        Some((Revision::Dap19, path)) => current::handle(&DAP_19, &ctx.dap, path, request).await,
+        Some((revision, path)) => current::handle(revision, &ctx.dap, path, request).await,
         None => match management::below(&config, &path) {
             Some(path) => management::handle(&ctx.management, path, request).await,
             None if listener::is_public(&config, &path) => {

@@ -234,7 +234,7 @@ async fn browsers(parties: &Parties) {
         }
     }
     let upload = parties.wire().upload_request(&parties.id());
-    let allowed = if parties.revision() == Revision::Dap09 { "content-type, dap-taskprov" } else { "content-type" };
+    let allowed = if parties.revision() == Revision::Dap18 { "content-type" } else { "content-type, dap-taskprov" };
     for (path, method) in [("hpke_config", "GET, HEAD"), (upload.path.as_str(), upload.method)] {
         let wanted = method.split(", ").next().unwrap();
         let asks = [("access-control-request-method", wanted), ("access-control-request-headers", "content-type")];

@@ -10,6 +10,7 @@ use crate::{
         collections,
         context::DapContext,
         helper_jobs::{self, AnswerTiming},
+        in_band::{AdvertisedTask, RequestSender},
         routes::{self, RouteTarget, Routes},
         upload_stream,
     },
@@ -21,28 +22,29 @@ use dapbox_aggregator::{
     resource_id::{IdSource, ResourceKey},
 };
 use dapbox_protocol::{
-    model::{AggregateShareId, AggregationJobId, CollectionJobId, Role, TaskId},
+    model::{AggregateShareId, AggregationJobId, CollectionJobId, ReportError, ReportId, Revision, Role, TaskId},
     wire::{
-        Problem, ProblemType, ResourceKind,
-        current::{Draft, Resource, decode_job_continue, media, parse_path, parse_step},
+        self, Problem, ProblemType, ResourceKind, Wire,
+        current::{Resource, decode_job_continue, media, parse_path, parse_step},
     },
 };
 use dapbox_store::CollectionState;
 use dapbox_support::Fault;
 
-/// The routes of a draft.
-const fn routes_of(draft: &Draft) -> Routes {
+/// The routes of a revision.
+fn routes_of(revision: Revision) -> Routes {
+    let has_in_band_tasks = wire::taskprov::for_revision(revision).is_some();
     Routes {
-        revision: draft.revision,
+        revision,
         map_problem,
-        browser_headers: "content-type",
+        browser_headers: if has_in_band_tasks { "content-type, dap-taskprov" } else { "content-type" },
         continuation: (media::AGGREGATION_JOB_CONTINUE_REQ, decode_job_continue),
     }
 }
 
-/// Answers a request with `path` below the prefix of the draft.
-pub async fn handle(draft: &Draft, ctx: &DapContext, path: &str, request: Request) -> Response {
-    let routes = &routes_of(draft);
+/// Answers a request with `path` below the prefix of the revision.
+pub async fn handle(revision: Revision, ctx: &DapContext, path: &str, request: Request) -> Response {
+    let routes = &routes_of(revision);
     let resource = match parse_path(path) {
         Ok(resource) => resource,
         Err(bad) => return failure(Problem::from(bad).into()),
@@ -78,15 +80,16 @@ fn map_problem(problem: Problem) -> Problem {
         | ProblemType::StepMismatch
         | ProblemType::BatchOverlap
         | ProblemType::UnsupportedExtension
-        | ProblemType::InvalidExtension => problem.kind,
+        | ProblemType::InvalidExtension
+        // Registered by the taskprov extension, and sent only if a request advertises a task.
+        | ProblemType::InvalidTask => problem.kind,
         ProblemType::HttpStatus(_)
         | ProblemType::OutdatedConfig
         | ProblemType::ReportRejected
         | ProblemType::ReportTooEarly
         | ProblemType::BatchQueriedTooManyTimes
         | ProblemType::UnauthorizedRequest
-        | ProblemType::MissingTaskId
-        | ProblemType::InvalidTask => ProblemType::HttpStatus(problem.status),
+        | ProblemType::MissingTaskId => ProblemType::HttpStatus(problem.status),
     };
     Problem { kind, ..problem }
 }
@@ -130,18 +133,53 @@ fn with_location(
     Ok(response)
 }
 
-/// Stores reports (section 4.4.2). The response lists the rejected ones only.
+/// Stores reports (section 4.4.2).
 async fn upload(routes: &Routes, ctx: &DapContext, task: TaskId, request: Request) -> Result<Response, Error> {
-    let context = routes.task_for(&ctx.requests, task, Some(Role::Leader))?;
     routes.expect_type(&request, media::UPLOAD_REQ)?;
-    let refused = upload_stream::take(&ctx.uploads, &context, request).await?;
-    if refused.is_empty() {
-        return Ok(empty(StatusCode::OK));
+    if let Some(advertised) = routes.advertised_task(&ctx.requests, task, RequestSender::Client, &request.headers)? {
+        return first_upload(routes, ctx, advertised, request).await;
     }
-    Ok(content(StatusCode::OK, media::UPLOAD_ERRORS, context.wire.encode_upload_answer(&refused)))
+    let context = routes.task_for(&ctx.requests, task, Some(Role::Leader))?;
+    let refused = upload_stream::take(&ctx.uploads, &context, request).await?;
+    Ok(upload_answer(context.wire, &refused))
+}
+
+/// Stores the first reports of an in-band task. Uploads carry no token. The task is therefore set up only after its reports
+/// have arrived and one of them was checked, so they are buffered.
+async fn first_upload(
+    routes: &Routes,
+    ctx: &DapContext,
+    advertised: AdvertisedTask,
+    mut request: Request,
+) -> Result<Response, Error> {
+    ctx.uploads.disk.check()?;
+    let (id, wire) = (advertised.task.public.id, wire::for_revision(routes.revision));
+    let config = ctx.uploads.config.get();
+    let (limits, bodies) = (&config.limits, &ctx.uploads.slots.upload_bodies);
+    let (timeout, budget, silence) = (*limits.request_timeout, &ctx.uploads.memory, *limits.max_body_silence);
+    let body = request.read_body(limits.max_upload_bytes, timeout, budget, bodies, silence).await?;
+    drop(request);
+    let refused = routes.opt_in_for_upload(&ctx.requests, advertised, &body).await?;
+    if !refused.is_empty() {
+        let refused: Vec<_> = refused.into_iter().map(|(id, error)| (id, wire.upload_error(error))).collect();
+        return Ok(upload_answer(wire, &refused));
+    }
+    let context = routes.task_for(&ctx.requests, id, Some(Role::Leader))?;
+    let reports = wire.decode_upload(&context.task.public, &body)?;
+    let refused = upload_stream::store(&ctx.uploads, &context, reports).await?;
+    Ok(upload_answer(wire, &refused))
+}
+
+/// The response lists the rejected reports only.
+fn upload_answer(wire: &dyn Wire, refused: &[(ReportId, ReportError)]) -> Response {
+    match refused {
+        [] => empty(StatusCode::OK),
+        refused => content(StatusCode::OK, media::UPLOAD_ERRORS, wire.encode_upload_answer(refused)),
+    }
 }
 
 async fn create_job(routes: &Routes, ctx: &DapContext, task: TaskId, request: Request) -> Result<Response, Error> {
+    routes.opt_in(&ctx.requests, task, RequestSender::Leader, &request.headers).await?;
     let limit = ctx.requests.config.get().limits.max_job_bytes;
     let media_type = media::AGGREGATION_JOB_INIT_REQ;
     let (leader, body) = routes.authorized_body(&ctx.requests, task, Role::Helper, request, media_type, limit).await?;
@@ -202,6 +240,7 @@ async fn create_collection(
     task: TaskId,
     request: Request,
 ) -> Result<Response, Error> {
+    routes.opt_in(&ctx.requests, task, RequestSender::Collector, &request.headers).await?;
     let limit = ctx.requests.config.get().limits.max_message_bytes;
     let media_type = media::COLLECTION_JOB_REQ;
     let (collector, body) =
@@ -247,6 +286,7 @@ fn collection(ctx: &DapContext, job: CollectionJobId, state: Option<CollectionSt
 }
 
 async fn create_share(routes: &Routes, ctx: &DapContext, task: TaskId, request: Request) -> Result<Response, Error> {
+    routes.opt_in(&ctx.requests, task, RequestSender::Leader, &request.headers).await?;
     let limit = ctx.requests.config.get().limits.max_message_bytes;
     let media_type = media::AGGREGATE_SHARE_REQ;
     let (leader, body) = routes.authorized_body(&ctx.requests, task, Role::Helper, request, media_type, limit).await?;
@@ -315,7 +355,7 @@ mod tests {
             ("https://helper.example:8443/a/b/dap-18", "/a/b/dap-18"),
             ("https://helper.example", ""),
         ] {
-            let mut task = testing::task(dapbox_protocol::model::Revision::Dap18);
+            let mut task = testing::task(Revision::Dap18);
             task.public.helper_url = ours.to_owned();
             let (id, job) = (task.public.id, AggregationJobId::new([1; 16]));
             let context = TaskContext::new(task.into()).unwrap();

@@ -101,7 +101,7 @@ async fn put_report(ctx: &DapContext, task: TaskId, mut request: Request) -> Res
     drop(request);
     let _slot = ctx.uploads.slots.upload()?;
     if let Some(advertised) = advertised
-        && let Err(refused) = ROUTES.opt_in_for_upload(&ctx.requests, advertised, &body).await?
+        && let [(_, refused), ..] = ROUTES.opt_in_for_upload(&ctx.requests, advertised, &body).await?[..]
     {
         return Err(upload_refusal(refused).into());
     }

@@ -12,7 +12,7 @@ use dapbox_aggregator::{
 };
 use dapbox_client::peer;
 use dapbox_protocol::{
-    model::{Duration, ReportError, Role, Task, TaskId, taskprov::InBandOrigin},
+    model::{Duration, ReportError, ReportId, Role, Task, TaskId, taskprov::InBandOrigin},
     wire::{
         self, Problem, ProblemType,
         taskprov::{self as messages, HEADER, UnsupportedTaskConfig},
@@ -49,8 +49,8 @@ pub struct AdvertisedTask {
 }
 
 impl Routes {
-    /// Sets up the task that the request advertises, unless it exists (draft-wang-ppm-dap-taskprov-06 sections 5.1 and
-    /// 6). Does nothing for a request without an advertisement.
+    /// Sets up the task that the request advertises, unless it exists (draft-wang-ppm-dap-taskprov-06 sections 5.1 and 6,
+    /// draft-ietf-ppm-dap-taskprov-04 sections 3.5 to 3.9). Does nothing for a request without an advertisement.
     ///
     /// The error for a sender that is not a known peer does not reveal more than that.
     pub async fn opt_in(
@@ -79,7 +79,7 @@ impl Routes {
         if !ctx.store.read(|view| Ok(ctx.peers.has_peers(view)))? {
             return Ok(None);
         }
-        let bytes = taskprov.decode_header(value.as_bytes())?;
+        let Some(bytes) = taskprov.decode_header(value.as_bytes())? else { return Ok(None) };
         if taskprov.task_id(&bytes) != id {
             let detail = "the task id does not match the configuration in the dap-taskprov header";
             return Err(Problem::new(ProblemType::UnrecognizedTask).with_detail(detail).into());
@@ -87,10 +87,12 @@ impl Routes {
         if ctx.tasks.get(&id)?.is_some() {
             return Ok(None);
         }
-        let task_config = taskprov.decode(&bytes).map_err(|why| match why {
-            UnsupportedTaskConfig::Malformed(malformed) => Error::from(malformed),
-            UnsupportedTaskConfig::Unsupported(_) => invalid(&why),
-        })?;
+        let task_config = match taskprov.decode(&bytes) {
+            Ok(task_config) => task_config,
+            Err(UnsupportedTaskConfig::Malformed(_)) if taskprov.ignores_malformed() => return Ok(None),
+            Err(UnsupportedTaskConfig::Malformed(malformed)) => return Err(malformed.into()),
+            Err(why @ UnsupportedTaskConfig::Unsupported(_)) => return Err(invalid(&why)),
+        };
         let (role, now) = (sender.ours(), ctx.clock.now());
         let name = taskprov::peer_of(&task_config, role);
         let peer = ctx.store.read(|view| Ok(ctx.peers.find(view, &name)))?;
@@ -106,21 +108,23 @@ impl Routes {
         Ok(Some(AdvertisedTask { task, in_band: InBandOrigin { at: now, bytes, peer: peer.endpoint }, terms, role }))
     }
 
-    /// Sets up the task of an upload if the body decodes and its reports are acceptable. Returns the error of the first
-    /// rejected report. The check matters, because uploads carry no token.
+    /// Sets up the task of an upload if the body decodes and one of its reports is acceptable. Otherwise returns the error
+    /// of each report. The check matters, because uploads carry no token.
     pub async fn opt_in_for_upload(
         &self,
         ctx: &RequestContext,
         advertised: AdvertisedTask,
         body: &Bytes,
-    ) -> Result<Result<(), ReportError>, Error> {
+    ) -> Result<Vec<(ReportId, ReportError)>, Error> {
         let (config, ring, now) = (ctx.config.get(), ctx.keys.ring(), ctx.clock.now());
+        let mut refused = Vec::new();
         for report in wire::for_revision(self.revision).decode_upload(&advertised.task.public, body)? {
-            if let Err(refused) = upload::check_before_setup(&advertised.task, now, &config.limits, &ring, &report) {
-                return Ok(Err(refused));
+            match upload::check_before_setup(&advertised.task, now, &config.limits, &ring, &report) {
+                Ok(()) => return add_task(ctx, advertised).await.map(|()| Vec::new()),
+                Err(error) => refused.push((report.metadata.id, error)),
             }
         }
-        add_task(ctx, advertised).await.map(Ok)
+        Ok(refused)
     }
 }
 

@@ -35,15 +35,7 @@ pub async fn take(ctx: &UploadContext, context: &Arc<TaskContext>, mut request: 
     let deadline = Instant::now() + *limits.request_timeout;
     let (mut left, mut lease) = (limits.max_upload_bytes, ctx.memory.open());
     let mut reader = UploadReader::new(&context.task.public, limits.max_report_bytes);
-    let mut upload = Upload {
-        ctx,
-        context,
-        max_report_bytes: limits.max_report_bytes,
-        group: Vec::new(),
-        bytes: 0,
-        has_stored: false,
-        tally: UploadResult::default(),
-    };
+    let mut upload = Upload::new(ctx, context);
     while let Some(chunk) = request.next_chunk(deadline).await? {
         left = left.checked_sub(chunk.len()).ok_or_else(|| Request::too_long(limits.max_upload_bytes))?;
         // Buffers at most one partial report and one group of complete ones.
@@ -68,6 +60,15 @@ pub async fn take(ctx: &UploadContext, context: &Arc<TaskContext>, mut request: 
     }
 }
 
+/// Stores reports that have arrived. Returns the rejected ones.
+pub async fn store(ctx: &UploadContext, context: &Arc<TaskContext>, reports: Vec<Report>) -> Result<Refused, Error> {
+    let mut upload = Upload::new(ctx, context);
+    for report in reports {
+        upload.add(report).await?;
+    }
+    upload.finish().await
+}
+
 /// An upload in progress.
 struct Upload<'a> {
     ctx: &'a UploadContext,
@@ -81,7 +82,19 @@ struct Upload<'a> {
     tally: UploadResult,
 }
 
-impl Upload<'_> {
+impl<'a> Upload<'a> {
+    fn new(ctx: &'a UploadContext, context: &'a Arc<TaskContext>) -> Self {
+        Self {
+            ctx,
+            context,
+            max_report_bytes: ctx.config.get().limits.max_report_bytes,
+            group: Vec::new(),
+            bytes: 0,
+            has_stored: false,
+            tally: UploadResult::default(),
+        }
+    }
+
     async fn add(&mut self, report: Report) -> Result<(), Error> {
         self.bytes += upload::size(&report);
         self.group.push(report);

@@ -72,6 +72,7 @@ const PRIVATE: &[(&str, &[&str])] = &[
     ),
     ("prometheus_client", &["server/operator/metrics.rs"]),
     ("Revision::Dap09", &["wire/mod.rs", "wire/taskprov/", "vdaf/mod.rs", "server/", "cli/", "tools/"]),
+    ("Revision::Dap19", &["wire/mod.rs", "wire/taskprov/", "vdaf/mod.rs", "server/", "cli/", "tools/"]),
     ("Revision::Dap18", &["wire/mod.rs", "wire/taskprov/", "vdaf/mod.rs", "server/", "cli/", "tools/"]),
 ];
 

@@ -8,12 +8,16 @@ use dapbox::{
     collector::{CollectedAggregate, Collector, CollectorTask},
     config::Config,
     model::{
-        BatchMode, Duration, MaxMeasurement, Query, Report, Revision, Secret, Task, Time, TokenHash, VdafConfig,
+        BatchMode, Duration, Epsilon, MaxMeasurement, Query, Report, Revision, Secret, Task, TaskId, Time, TokenHash,
+        VdafConfig,
         tokens::{NewToken, TokenChange},
     },
     peer::{Answer, Peer, PeerOptions, RetryPolicy, is_retryable},
     vdaf::{AggregateResult, Measurement},
-    views::status::{CloseRequest, RenameRequest},
+    views::{
+        privacy::{BudgetChange, PrivacyChange},
+        status::{CloseRequest, RenameRequest},
+    },
     wire::{RequestSpec, ResourceKind, taskprov},
 };
 
@@ -214,6 +218,18 @@ impl Fixture {
     }
 
     /// Closes everything before a time on both sides.
+    /// Limits the noise of another task at both machines.
+    pub async fn set_privacy_budget(&self) {
+        for (machine, task) in [(&self.leader, &self.parties.leader), (&self.helper, &self.parties.helper)] {
+            let mut task = task.clone();
+            (task.public.id, task.public.noise) = (TaskId::new([7; 32]), Epsilon::new(1, 2));
+            assert!(matches!(machine.add(&task).await, 201 | 409));
+            let budget = BudgetChange::Set(Epsilon::new(3, 1).unwrap());
+            let change = PrivacyChange { task: task.public.id, budget, batches: None };
+            assert_eq!(machine.change_privacy(&change).await, 200);
+        }
+    }
+
     pub async fn close_before(&self, before: Time) {
         let id = self.parties.id();
         for machine in [&self.leader, &self.helper] {

@@ -21,6 +21,7 @@ use dapbox::{
     support::{Act, Failpoints, Phase, Point},
     views::{
         keys::ListedKey,
+        privacy::PrivacyChange,
         status::{CloseRequest, NeverContactedRequest, RenameRequest, TaskStatus},
     },
     wire::{self, management::MEDIA_TYPE},
@@ -257,6 +258,11 @@ impl Machine {
     /// Rotates a token of a task; returns the status.
     pub async fn change_token(&self, change: &TokenChange) -> u16 {
         self.control(|control| control.post("http://control/tokens").json(change)).await.status().as_u16()
+    }
+
+    /// Changes the privacy budget of a task; returns the status.
+    pub async fn change_privacy(&self, change: &PrivacyChange) -> u16 {
+        self.control(|control| control.post("http://control/privacy").json(change)).await.status().as_u16()
     }
 
     /// Renames a task; returns the status.

@@ -297,6 +297,7 @@ async fn closed(params: FixtureParams) {
     let fixture = Fixture::build(params, None, leader, often, |_| {}).await;
     fixture.replace_token().await;
     fixture.rename().await;
+    fixture.set_privacy_budget().await;
     let reports = fixture.upload_numbers(clock::now()).await;
     fixture.collect(fixture.parties.query_now()).await;
     fixture.close_before(clock::now()).await;

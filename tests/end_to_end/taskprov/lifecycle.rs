@@ -6,8 +6,8 @@ use dapbox::{
     client::Client,
     config::{Config, taskprov::PresentedToken},
     model::{
-        BatchMode, FixedSizeQuery, MaxMeasurement, PartialBatchSelector, PrepareOutcome, Query, ReportError, Secret,
-        TokenHash, VdafConfig,
+        BatchMode, FixedSizeQuery, MaxMeasurement, PartialBatchSelector, PrepareOutcome, Query, ReportError, Revision,
+        Secret, TokenHash, VdafConfig,
     },
     peer::RetryPolicy,
     vdaf::{AggregateResult, Measurement},
@@ -18,7 +18,9 @@ use tempfile::TempDir;
 
 use super::pair::{TaskprovPair, aggregated, assert_rejected, draft, has, header, near_future};
 use crate::common::{
-    Node, peer,
+    Node,
+    calls::expected_kind,
+    peer,
     restore::{back_up, restore_from},
 };
 
@@ -34,8 +36,17 @@ pub fn dapbox(arguments: &[&str]) -> Result<String, String> {
 #[case(BatchMode::TimeInterval, VdafConfig::Prio3Histogram { length: 3, chunk_length: 2 })]
 #[case(BatchMode::fixed_size(Some(10)), VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(4) })]
 #[tokio::test(flavor = "multi_thread")]
-async fn provisions_task_with_first_report(#[case] mode: BatchMode, #[case] vdaf: VdafConfig) {
-    let mut pair = TaskprovPair::start(|_| {}).await;
+async fn provisions_task_with_first_report(
+    #[case] mode: BatchMode,
+    #[case] vdaf: VdafConfig,
+    #[values(Revision::Dap09, Revision::Dap19)] revision: Revision,
+) {
+    let is_first = revision == Revision::Dap09;
+    let mode = match mode {
+        BatchMode::FixedSize { .. } if !is_first => BatchMode::fixed_size(None),
+        mode => mode,
+    };
+    let mut pair = TaskprovPair::start_with(revision, |_| {}).await;
     let task = pair.task(|task| {
         (task.batch_mode, task.vdaf, task.min_batch_size) = (mode, vdaf.clone(), 3);
     });
@@ -51,29 +62,37 @@ async fn provisions_task_with_first_report(#[case] mode: BatchMode, #[case] vdaf
         assert_eq!(status.provisioned, None);
     }
     tokio::join!(pair.leader.restart(), pair.helper.restart());
-    // The task is known now, so the header is optional. A report without the extension is rejected.
+    // The task is known now, so the header is optional. In DAP-09, a report without the extension is rejected.
     let plain = Client::new(task.configuration.public.clone(), peer(), RetryPolicy::default()).unwrap();
-    plain.upload(Measurement::Number(1), None).await.unwrap();
-    pair.leader.until(&parties.id(), |status| status.counters.get("invalid_message") == Some(&1)).await;
+    let counts_plain = !is_first && mode == BatchMode::TimeInterval;
+    if is_first || counts_plain {
+        plain.upload(Measurement::Number(1), None).await.unwrap();
+    }
+    if is_first {
+        pair.leader.until(&parties.id(), |status| status.counters.get("invalid_message") == Some(&1)).await;
+    }
     for _ in 0..2 {
         client.upload(Measurement::Number(2), None).await.unwrap();
     }
+    let plain = u64::from(counts_plain);
+    aggregated(&pair.helper, &parties, 3 + plain).await;
     let query = match mode {
         BatchMode::TimeInterval => parties.query_now(),
         BatchMode::FixedSize { .. } => Query::FixedSize(FixedSizeQuery::CurrentBatch),
     };
     let collected = pair.collector(&task).collect(query, None, |_| {}).await.unwrap();
-    assert_eq!(collected.report_count, 3);
+    assert_eq!(collected.report_count, 3 + plain);
     let expected = match vdaf {
-        VdafConfig::Prio3Sum { .. } => AggregateResult::Number(6),
-        _ => AggregateResult::Vector(vec![0, 0, 3]),
+        VdafConfig::Prio3Sum { .. } => AggregateResult::Number(6 + u128::from(plain)),
+        _ => AggregateResult::Vector(vec![0, plain.into(), 3]),
     };
     assert_eq!(collected.result, expected);
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn uses_current_tokens_of_peer_files() {
-    let mut pair = TaskprovPair::start(|_| {}).await;
+async fn uses_current_tokens_of_peer_files(#[values(Revision::Dap09, Revision::Dap19)] revision: Revision) {
+    let mut pair = TaskprovPair::start_with(revision, |_| {}).await;
     let task = pair.task(|_| {});
     let parties = pair.parties(&task);
     pair.client(&task).upload(Measurement::Number(1), None).await.unwrap();
@@ -123,7 +142,7 @@ async fn uses_current_tokens_of_peer_files() {
     let config = Config { taskprov: Default::default(), ..pair.helper.config.clone() };
     pair.helper.server().reload(config).await.unwrap();
     let answer = pair.send_job(&parties, header(&task), Some(&new), Vec::new()).await;
-    assert_rejected(&answer, ProblemType::UnauthorizedRequest, "");
+    assert_rejected(&answer, expected_kind(revision, ProblemType::UnauthorizedRequest), "");
 }
 
 /// A restored helper has lost the task and the record of its aggregated reports.
@@ -152,14 +171,16 @@ async fn does_not_aggregate_again_after_restore() {
 }
 
 /// The commands of operators and collectors, from setup to result.
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn works_from_command_line() {
+async fn works_from_command_line(#[values("09", "19")] revision: &str) {
     let (mut leader, mut helper) = (Node::start_with(near_future).await, Node::start_with(near_future).await);
     let dir = TempDir::new().unwrap();
     let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let origin = |node: &Node| format!("http://{}", node.config.listen);
     let (leader_url, helper_url) = (origin(&leader), origin(&helper));
-    let new = ["taskprov", "new", "--leader", &leader_url, "--helper", &helper_url, "--out", &at("")];
+    let new =
+        ["taskprov", "new", "--dap", revision, "--leader", &leader_url, "--helper", &helper_url, "--out", &at("")];
     dapbox(&new).unwrap();
     assert!(dapbox(&new).unwrap_err().contains("already exists"));
     for (node, name) in [(&mut leader, "for-leader.toml"), (&mut helper, "for-helper.toml")] {
@@ -177,7 +198,7 @@ async fn works_from_command_line() {
     assert!(dapbox(&["task", "list", "--config", &at("appliance.toml")]).unwrap_err().contains("public_url"));
     with_peers(&helper_url, "for-helper.toml");
     let checked = dapbox(&["check", "--config", &at("appliance.toml")]).unwrap();
-    assert!(checked.contains(&format!("{leader_url}/dap-09/")), "{checked}");
+    assert!(checked.contains(&format!("{leader_url}/dap-{revision}/")), "{checked}");
     with_peers(&helper_url, "for-collector.toml");
     assert!(dapbox(&["check", "--config", &at("appliance.toml")]).is_err());
 
@@ -202,6 +223,9 @@ async fn works_from_command_line() {
     // A file that contradicts the advertisement is rejected.
     fs::write(&client, public.replace("min_batch_size = 2", "min_batch_size = 1")).unwrap();
     assert!(dapbox(&["upload", "--task", &client, "3"]).unwrap_err().contains("encoded configuration"));
+    if revision != "09" {
+        return;
+    }
     let multihot =
         ["--vdaf", "multihot", "--length", "3", "--max-weight", "1", "--expires", "30d", "--out", &at("other")];
     assert!(dapbox(&[&base[..4], &multihot].concat()).unwrap_err().contains("not supported in in-band tasks"));

@@ -13,8 +13,8 @@ use dapbox::{
     },
     hpke::{Keypair, Suite},
     model::{
-        AggregationJobId, BatchMode, Duration, Extension, Revision, Secret, TaskId, TaskParameters, Time, TokenHash,
-        VdafConfig, taskprov::Advertisement,
+        AggregationJobId, BatchMode, Duration, Extension, Interval, Revision, Secret, TaskId, TaskParameters, Time,
+        TokenHash, VdafConfig, taskprov::Advertisement,
     },
     peer::{Answer, RetryPolicy},
     support::clock,
@@ -38,6 +38,7 @@ pub const TERMS: InBandTerms = InBandTerms { min_batch_size: 1, report_expiry_ag
 
 /// A leader and a helper that are peers, without a task.
 pub struct TaskprovPair {
+    pub revision: Revision,
     pub leader: Node,
     pub helper: Node,
     /// The peer files of leader and helper.
@@ -59,6 +60,10 @@ pub fn extension() -> Extension {
 
 impl TaskprovPair {
     pub async fn start(change: impl Fn(&mut Config)) -> Self {
+        Self::start_with(DAP09, change).await
+    }
+
+    pub async fn start_with(revision: Revision, change: impl Fn(&mut Config)) -> Self {
         let change = |config: &mut Config| {
             near_future(config);
             change(config);
@@ -68,7 +73,7 @@ impl TaskprovPair {
         let (helper_token, collector_token) = (Secret::random_token(), Secret::random_token());
         let of_helper = PeerFile {
             role: PeerRole::Helper,
-            endpoint: helper.url(DAP09),
+            endpoint: helper.url(revision),
             verify_key_init: Secret::random(32),
             leader_token_hashes: Vec::new(),
             helper_tokens: vec![PresentedToken(helper_token.clone())],
@@ -80,14 +85,14 @@ impl TaskprovPair {
         let of_leader = PeerFile {
             role: PeerRole::Leader,
             // A trailing slash in the URL makes no difference.
-            endpoint: leader.url(DAP09).trim_end_matches('/').to_owned(),
+            endpoint: leader.url(revision).trim_end_matches('/').to_owned(),
             leader_token_hashes: vec![TokenHash::of(helper_token.expose())],
             helper_tokens: Vec::new(),
             collector_token_hashes: Vec::new(),
             ..of_helper.clone()
         };
         let (files, dir) = ([of_helper, of_leader], TempDir::new().unwrap());
-        let mut pair = Self { leader, helper, files, helper_token, collector_token, keypair, dir };
+        let mut pair = Self { revision, leader, helper, files, helper_token, collector_token, keypair, dir };
         (0..2).for_each(|n| pair.write(n));
         (pair.leader.config.taskprov.peers, pair.helper.config.taskprov.peers) =
             (vec![pair.path(0)], vec![pair.path(1)]);
@@ -108,22 +113,27 @@ impl TaskprovPair {
 
     /// A task between them that neither knows yet.
     pub fn task(&self, change: impl FnOnce(&mut TaskParameters)) -> Advertisement {
+        // Later drafts have the text that distinguishes tasks, and a start, among the parameters.
+        let (is_first, id, precision) = (self.revision == DAP09, TaskId::random(), Duration(3600));
+        let end = clock::now().saturating_add(Duration(86_400));
+        let start = clock::now().truncate(precision).saturating_sub(Duration(86_400));
+        let interval = Interval::new(start, Duration(3 * 86_400)).filter(|_| !is_first);
         let mut public = TaskParameters {
-            id: TaskId::random(),
-            revision: DAP09,
-            info: String::new(),
-            leader_url: self.leader.url(DAP09),
-            helper_url: self.helper.url(DAP09),
+            id,
+            revision: self.revision,
+            info: if is_first { String::new() } else { id.to_string() },
+            leader_url: self.leader.url(self.revision),
+            helper_url: self.helper.url(self.revision),
             batch_mode: BatchMode::TimeInterval,
             vdaf: VdafConfig::Prio3Count,
             min_batch_size: 2,
-            time_precision: Duration(3600),
-            task_expiration: Some(Time(clock::now().0 + 86_400)),
-            task_interval: None,
+            time_precision: precision,
+            task_expiration: Some(end).filter(|_| is_first),
+            task_interval: interval,
             noise: None,
         };
         change(&mut public);
-        let info = Bytes::copy_from_slice(public.id.as_bytes());
+        let info = if is_first { Bytes::copy_from_slice(public.id.as_bytes()) } else { Bytes::new() };
         advertise(public, info, 1).unwrap()
     }
 
@@ -167,7 +177,7 @@ impl TaskprovPair {
     ) -> Answer {
         let job = AggregationJobId::random();
         let call = parties.wire().create_request(ResourceKind::AggregationJob, &parties.id(), job.as_bytes());
-        let url = self.helper.url(DAP09);
+        let url = self.helper.url(self.revision);
         peer().send(&url, &call.with_advertisement(header), token, Bytes::from(body)).await.unwrap()
     }
 
@@ -178,7 +188,7 @@ impl TaskprovPair {
 }
 
 pub fn header(task: &Advertisement) -> Option<String> {
-    Some(for_revision(DAP09).unwrap().encode_header(&task.bytes))
+    Some(for_revision(task.configuration.public.revision).unwrap().encode_header(&task.bytes))
 }
 
 /// A report as clients of in-band tasks make it.

@@ -7,8 +7,8 @@ use dapbox::{
     aggregator::taskprov,
     config::{Seconds, taskprov::PeerFile},
     model::{
-        AggregationJobId, BatchMode, Duration, Extension, PartialBatchSelector, PrepareOutcome, Report, ReportError,
-        Role, Secret, TaskParameters, Time, TokenHash, VdafConfig,
+        AggregationJobId, BatchMode, Duration, Extension, Interval, PartialBatchSelector, PrepareOutcome, Report,
+        ReportError, Revision, Role, Secret, TaskParameters, Time, TokenHash, VdafConfig,
         taskprov::{Advertisement, InBandOrigin, TaskConfiguration},
     },
     store::{Options, Tx, api_token::Provision},
@@ -23,12 +23,18 @@ use janus_messages::{
     self as janus,
     codec::{Decode, Encode},
 };
+use rstest::rstest;
 
 use super::{
     lifecycle::dapbox,
     pair::{DAP09, TaskprovPair, aggregated, assert_rejected, draft, has, header},
 };
-use crate::common::{Node, Parties, TEST_TIMEOUT, calls::assert_accepted, open_store, peer, raw::send_raw};
+use crate::common::{
+    Node, Parties, TEST_TIMEOUT,
+    calls::{assert_accepted, expected_kind, upload_errors},
+    open_store, peer,
+    raw::send_raw,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn helper_rejects_invalid_advertisement_without_storing_it() {
@@ -166,25 +172,28 @@ async fn requires_taskprov_extension_in_in_band_tasks_only() {
     assert!(matches!(resps[1].outcome, PrepareOutcome::Continue(_)));
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn leader_limits_tasks_from_clients() {
-    let pair = TaskprovPair::start(|config| config.taskprov.max_tasks = 2).await;
+async fn leader_limits_tasks_from_clients(#[values(Revision::Dap09, Revision::Dap19)] revision: Revision) {
+    let pair = TaskprovPair::start_with(revision, |config| config.taskprov.max_tasks = 2).await;
     let tasks: Vec<_> = (0..4).map(|_| pair.task(|_| {})).collect();
     let upload = |task: &Advertisement, header: Option<String>| {
         let (call, url) =
-            (pair.parties(task).wire().upload_request(&task.configuration.public.id), pair.leader.url(DAP09));
+            (pair.parties(task).wire().upload_request(&task.configuration.public.id), pair.leader.url(revision));
         let (client, id) = (pair.client(task), task.configuration.public.clone());
         async move {
             let report = client.prepare(Measurement::Number(1), clock::now()).await.unwrap();
-            let body = dapbox::wire::for_revision(DAP09).encode_upload(&id, std::slice::from_ref(&report));
+            let body = dapbox::wire::for_revision(revision).encode_upload(&id, std::slice::from_ref(&report));
             peer().send(&url, &call.with_advertisement(header), None, Bytes::from(body)).await.unwrap()
         }
     };
     assert_rejected(&upload(&tasks[0], None).await, ProblemType::UnrecognizedTask, "");
     assert_rejected(&upload(&tasks[0], header(&tasks[1])).await, ProblemType::UnrecognizedTask, "");
     let strange = pair.task(|task| task.helper_url = "https://stranger.example/".to_owned());
-    let (call, url) =
-        (dapbox::wire::for_revision(DAP09).upload_request(&strange.configuration.public.id), pair.leader.url(DAP09));
+    let (call, url) = (
+        dapbox::wire::for_revision(revision).upload_request(&strange.configuration.public.id),
+        pair.leader.url(revision),
+    );
     let answer =
         peer().send(&url, &call.with_advertisement(header(&strange)), None, Bytes::from_static(b"x")).await.unwrap();
     assert_rejected(&answer, ProblemType::InvalidTask, "helper is not a configured peer");
@@ -195,7 +204,7 @@ async fn leader_limits_tasks_from_clients() {
     let call = parties.wire().create_request(ResourceKind::CollectionJob, &parties.id(), &[1; 16]);
     let (call, body) = (call.with_advertisement(header(&tasks[1])), parties.collection_req(parties.query_now()));
     let answer = peer().send(&url, &call, Some(&pair.helper_token), body.clone()).await.unwrap();
-    assert_rejected(&answer, ProblemType::UnauthorizedRequest, "");
+    assert_rejected(&answer, expected_kind(revision, ProblemType::UnauthorizedRequest), "");
     assert!(!has(&pair.leader, &parties).await);
     assert!(peer().send(&url, &call, Some(&pair.collector_token), body).await.unwrap().is_success());
     assert!(has(&pair.leader, &parties).await);
@@ -377,4 +386,73 @@ async fn removes_expired_in_band_tasks() {
         assert!(std::time::Instant::now() < deadline, "it stays");
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
+}
+
+/// What a helper of DAP-19 does with advertisements that it cannot follow (draft-ietf-ppm-dap-taskprov-04 sections 3.2, 3.5
+/// and 3.8): a value that is no configuration is ignored, and a valid one is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn helper_of_dap19_ignores_or_refuses_advertisements() {
+    let pair = TaskprovPair::start_with(Revision::Dap19, |_| {}).await;
+    let good = pair.task(|_| {});
+    let parties = pair.parties(&good);
+    let builder = pair.builder(&parties).await;
+    let job = builder.job(PartialBatchSelector::TimeInterval, &[builder.draft(&Measurement::Number(1), clock::now())]);
+    let body = parties.wire().encode_job_init(parties.task(), &job);
+    let taskprov = for_revision(Revision::Dap19).unwrap();
+    let token = Some(&pair.helper_token);
+
+    use ProblemType::{InvalidTask, UnrecognizedTask};
+    let other = pair.task(|_| {});
+    for (header, detail) in [
+        (None, ""),
+        (Some("token".to_owned()), ""),
+        (Some("AAAA".to_owned()), ""),
+        (header(&other), "does not match the configuration"),
+    ] {
+        assert_rejected(&pair.send_job(&parties, header, token, body.clone()).await, UnrecognizedTask, detail);
+    }
+    // The id is that of the bytes, so that only the content is wrong.
+    let refused = async |bytes: Vec<u8>| {
+        let mut parties = parties.clone();
+        parties.leader.public.id = taskprov.task_id(&bytes);
+        parties.helper.public.id = parties.leader.public.id;
+        pair.send_job(&parties, Some(taskprov.encode_header(&bytes)), token, body.clone()).await
+    };
+    assert_rejected(&refused(good.bytes[..good.bytes.len() - 1].to_vec()).await, UnrecognizedTask, "");
+    // An extension of an unknown type, after the interval.
+    let mut extended = good.bytes.to_vec();
+    let at = extended.len() - 22;
+    assert_eq!(extended[at..at + 4], [0, 20, 0, 1]);
+    extended[at + 1] += 4;
+    extended.extend([0x7f, 0, 0, 0]);
+    assert_rejected(&refused(extended).await, InvalidTask, "task extension 32512");
+    let small = pair.task(|task| task.min_batch_size = 1);
+    assert_rejected(&refused(small.bytes.to_vec()).await, InvalidTask, "min_batch_size 1 is below");
+    let over = pair.task(|task| task.task_interval = Interval::new(Time(3600), Duration(3600)));
+    assert_rejected(&refused(over.bytes.to_vec()).await, InvalidTask, "expired");
+    assert!(!has(&pair.helper, &parties).await);
+    assert!(pair.send_job(&parties, header(&good), token, body.clone()).await.is_success());
+    assert!(has(&pair.helper, &parties).await);
+}
+
+/// A leader of DAP-19 sets up a task if one report of its first upload is acceptable.
+#[tokio::test(flavor = "multi_thread")]
+async fn leader_of_dap19_sets_up_task_with_acceptable_report() {
+    let pair = TaskprovPair::start_with(Revision::Dap19, |_| {}).await;
+    let task = pair.task(|_| {});
+    let parties = pair.parties(&task);
+    let builder = pair.builder(&parties).await;
+    let early = builder.report(&Measurement::Number(1), clock::now().saturating_add(Duration(36_000)));
+    let good = builder.report(&Measurement::Number(1), clock::now());
+    let upload = async |reports: &[Report]| {
+        let call = parties.wire().upload_request(&parties.id()).with_advertisement(header(&task));
+        let body = parties.wire().encode_upload(parties.task(), reports);
+        let answer = peer().send(&pair.leader.url(Revision::Dap19), &call, None, Bytes::from(body)).await.unwrap();
+        upload_errors(&answer, &parties)
+    };
+    let refused = [(early.metadata.id, ReportError::ReportTooEarly)];
+    assert_eq!(upload(std::slice::from_ref(&early)).await, refused);
+    assert!(!has(&pair.leader, &parties).await);
+    assert_eq!(upload(&[early.clone(), good]).await, refused);
+    aggregated(&pair.helper, &parties, 1).await;
 }

@@ -2,16 +2,11 @@
 //!
 //! A later draft, and the RFC, are further rows.
 
-use crate::{
-    model::{ReportError, Revision},
-    wire::ReportPolicy,
-};
+use crate::{model::ReportError, wire::ReportPolicy};
 
 /// A draft.
 #[derive(Debug)]
 pub struct Draft {
-    /// The revision of its tasks.
-    pub revision: Revision,
     /// Its name in texts.
     pub name: &'static str,
     /// Its version in paths, HPKE labels and the VDAF's application context.
@@ -30,7 +25,6 @@ pub struct Draft {
 
 /// DAP-18.
 pub static DAP_18: Draft = Draft {
-    revision: Revision::Dap18,
     name: "DAP-18",
     version: "dap-18",
     report_errors: &[
@@ -66,7 +60,6 @@ pub static DAP_18: Draft = Draft {
 
 /// DAP-19.
 pub static DAP_19: Draft = Draft {
-    revision: Revision::Dap19,
     name: "DAP-19",
     version: "dap-19",
     report_errors: &[

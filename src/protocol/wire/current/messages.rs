@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// `BatchMode` (section 5).
-pub(super) mod batch_mode {
+pub(in crate::wire) mod batch_mode {
     pub const TIME_INTERVAL: u8 = 1;
     pub const LEADER_SELECTED: u8 = 2;
 }

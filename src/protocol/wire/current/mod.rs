@@ -24,12 +24,21 @@ use crate::model::{
     TaskParameters,
 };
 pub use draft::{DAP_18, DAP_19, Draft};
+pub(super) use messages::batch_mode;
 use messages::{self as m, TimeUnit};
 pub use resources::{Resource, media, parse_path, parse_step};
+pub(super) use task::{extension as task_extension, read_vdaf};
 pub use upload::UploadReader;
 
 /// Number of reports in one upload of a dapbox client. Small, so that a rejected request costs little.
 const REPORTS_PER_UPLOAD: usize = 64;
+
+impl Draft {
+    /// Encodes the `TaskConfiguration` of a [valid](Wire::check_task) task (section 4.2).
+    pub fn task_configuration(&self, task: &TaskParameters) -> Vec<u8> {
+        encode(task::len(task), |w| task::put(w, task))
+    }
+}
 
 /// Encodes an `AggregationJobContinueReq`.
 pub fn encode_job_continue(request: &AggregationJobContinueReq) -> Vec<u8> {

@@ -1,9 +1,14 @@
 //! `TaskConfiguration` (DAP-18 section 4.2): the encoded task parameters, which input shares and aggregate shares are
 //! bound to, and their validation.
 
+use bytes::Bytes;
+
 use crate::{
     model::{BatchMode, Interval, MaxMeasurement, TaskParameters, VdafConfig},
-    wire::{codec::Writer, shared::encode},
+    wire::{
+        codec::{Malformed, Reader, Writer},
+        shared::{Decoded, decode, encode},
+    },
 };
 
 use super::{
@@ -11,8 +16,10 @@ use super::{
     messages::{TimeUnit, batch_mode},
 };
 
-/// `TaskExtensionType.task_interval` (section 4.2.3).
-const TASK_INTERVAL: u16 = 1;
+/// `TaskExtensionType` (section 4.2.3).
+pub(in crate::wire) mod extension {
+    pub const TASK_INTERVAL: u16 = 1;
+}
 
 /// `VdafType` (VDAF-18 section 10, draft-ietf-ppm-l1-bound-sum-02 section 6).
 mod vdaf_type {
@@ -75,7 +82,7 @@ pub(super) fn put(w: &mut Writer, task: &TaskParameters) {
 
 /// `TaskIntervalTaskExtension` (section 4.2.3) in its `TaskExtension`.
 fn put_task_interval(w: &mut Writer, unit: TimeUnit, interval: &Interval) {
-    w.u16(TASK_INTERVAL);
+    w.u16(extension::TASK_INTERVAL);
     w.vector16(|w| unit.put_interval(w, interval));
 }
 
@@ -127,6 +134,32 @@ fn vector_config(length: usize, max: u64, chunk_length: usize) -> Result<Vec<u8>
         w.u64(max);
         w.u32(chunk_length);
     }))
+}
+
+/// Reads the configuration of a VDAF: the inverse of [`vdaf`]. `None` for a VDAF without a code here.
+pub(in crate::wire) fn read_vdaf(vdaf_type: u32, configuration: Bytes) -> Decoded<Option<VdafConfig>> {
+    const WHAT: &str = "TaskConfiguration.vdaf_config";
+    let size = |r: &mut Reader| r.u32(WHAT).map(|size| size as usize);
+    let read: &dyn Fn(&mut Reader) -> Decoded<VdafConfig> = match vdaf_type {
+        vdaf_type::PRIO3_COUNT => &|_| Ok(VdafConfig::Prio3Count),
+        vdaf_type::PRIO3_SUM => &|r| Ok(VdafConfig::Prio3Sum { max: MaxMeasurement(r.u64(WHAT)?) }),
+        vdaf_type::PRIO3_SUM_VEC => &|r| {
+            let (length, max, chunk_length) = (size(r)?, MaxMeasurement(r.u64(WHAT)?), size(r)?);
+            Ok(VdafConfig::Prio3SumVec { max, length, chunk_length })
+        },
+        vdaf_type::PRIO3_HISTOGRAM => &|r| Ok(VdafConfig::Prio3Histogram { length: size(r)?, chunk_length: size(r)? }),
+        vdaf_type::PRIO3_MULTIHOT_COUNT_VEC => &|r| {
+            let (length, chunk_length, max_weight) = (size(r)?, size(r)?, r.u64(WHAT)?);
+            let max_weight = usize::try_from(max_weight).map_err(|_| Malformed::out_of_range(WHAT))?;
+            Ok(VdafConfig::Prio3MultihotCountVec { length, max_weight, chunk_length })
+        },
+        vdaf_type::PRIO3_L1_BOUND_SUM => &|r| {
+            let (length, max_value, chunk_length) = (size(r)?, r.u64(WHAT)?, size(r)?);
+            Ok(VdafConfig::Prio3L1BoundSum { max_value, length, chunk_length })
+        },
+        _ => return Ok(None),
+    };
+    decode(WHAT, configuration, read).map(Some)
 }
 
 fn count(n: usize) -> Result<u32, String> {

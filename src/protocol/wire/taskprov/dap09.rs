@@ -42,13 +42,13 @@ impl Taskprov for Taskprov06 {
         URL_SAFE_NO_PAD.encode(configuration)
     }
 
-    fn decode_header(&self, value: &[u8]) -> Result<Bytes, Malformed> {
+    fn decode_header(&self, value: &[u8]) -> Result<Option<Bytes>, Malformed> {
         let wrong = |why| Malformed::new("header dap-taskprov", why);
         if value.len() > MAX_CONFIGURATION.div_ceil(3) * 4 {
             return Err(wrong("is too long"));
         }
         let bytes = URL_SAFE_NO_PAD.decode(value).map_err(|_| wrong("is not unpadded base64url"))?;
-        Ok(bytes.into())
+        Ok(Some(bytes.into()))
     }
 
     /// Section 3.1.
@@ -99,6 +99,10 @@ impl Taskprov for Taskprov06 {
 
     fn report_extension(&self) -> Option<u16> {
         Some(REPORT_EXTENSION)
+    }
+
+    fn ignores_malformed(&self) -> bool {
+        false
     }
 }
 
