@@ -33,7 +33,7 @@ use crate::common::{
 };
 
 /// The maximum size of the binary, in bytes.
-const MAX_BYTES: u64 = 30 << 20;
+const MAX_BYTES: u64 = 34 << 20;
 
 /// The binary, built at most once. `None` where these tests are skipped.
 pub fn binary() -> Option<&'static Path> {
