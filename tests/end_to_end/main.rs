@@ -1,5 +1,6 @@
 //! Leader, helper, client and collector speak DAP to each other over HTTP.
 
+mod attribution;
 mod bad_jobs;
 mod bad_requests;
 mod collections;

@@ -406,7 +406,7 @@ fn rejects_inexpressible_task_before_writing_files() {
         (&["--dap", "18", "--vdaf", "count", "--starts", "2027-02-01", "--expires", "2027-01-01"], "before it starts"),
         (&["--dap", "18", "--vdaf", "count", "--info", ""], "info"),
         (&[&["--dap", "18"], &sized[..]].concat(), "maximum batch size"),
-        (&["--dap", "18", "--vdaf", "sumvec-hmac", "--bits", "1", "--length", "2"], "DAP-18"),
+        (&["--dap", "18", "--vdaf", "sumvec-hmac", "--bits", "1", "--length", "2"], "DAP-09 only"),
         (&["--dap", "09", "--vdaf", "l1-bound-sum", "--max-value", "9", "--length", "2"], "use --dap 18"),
         (
             &["--dap", "18", "--vdaf", "l1-bound-sum", "--max-value", "0", "--length", "2"],
