@@ -226,7 +226,7 @@ mod tests {
             (TaskParameters { task_expiration: Some(Time(120)), ..task() }, "end requires a start"),
             (TaskParameters { batch_mode: BatchMode::fixed_size(Some(20)), ..task() }, "maximum batch"),
             (TaskParameters { vdaf: too_long, ..task() }, "VDAF length 4294967296"),
-            (TaskParameters { vdaf: without_code, ..task() }, "VDAF is not supported"),
+            (TaskParameters { vdaf: without_code, ..task() }, "VDAF is supported in DAP-09 only"),
         ] {
             let found = check(&DAP_18, &refused).unwrap_err();
             assert!(found.starts_with(why), "{found}");
