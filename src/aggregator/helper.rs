@@ -28,7 +28,7 @@ use dapbox_protocol::{
         AggregationJobId, AggregationJobInitReq, BatchMode, Bucket, Duration, PartialBatchSelector, PrepareInit,
         PrepareOutcome, PrepareResp, ReportError, ReportId, ReportMetadata, TaskId, Time,
     },
-    vdaf::InputShare,
+    vdaf::{InputShare, VerifyParams},
     wire::{Problem, ProblemType},
 };
 use dapbox_store::{HelperJobRecord, HelperJobState, TaskState, Tx};
@@ -62,8 +62,8 @@ pub fn check_request(context: &TaskContext, init: &AggregationJobInitReq) -> Res
 }
 
 /// Whether the task has no verification key with the id of the job. If that does not abort the job, it rejects each report.
-pub fn has_unknown_key(context: &TaskContext, init: &AggregationJobInitReq) -> bool {
-    init.verify_key_id.is_some_and(|id| id != context.task.verify_key_id)
+fn has_unknown_key(context: &TaskContext, init: &AggregationJobInitReq) -> bool {
+    init.verify_key_id.is_some_and(|id| context.verify_keys.get(id).is_none())
 }
 
 /// The key data of a request for an aggregation job.
@@ -77,6 +77,8 @@ pub struct Request {
     pub hash: [u8; 32],
     /// The batch of the job's reports, as far as it is known.
     pub batch: PartialBatchSelector,
+    /// The verification key, if the revision has several.
+    pub verify_key_id: Option<u8>,
     /// When the request arrived.
     pub now: Time,
 }
@@ -227,6 +229,10 @@ fn check_report(
     if room == 0 {
         return Err(ReportError::BatchSaturated);
     }
+    let latest = metadata.time.saturating_add(skew);
+    if request.verify_key_id.is_some_and(|id| !state.verify_keys.accepts(id, latest)) {
+        return Err(ReportError::UnknownVerificationKeyId);
+    }
     Ok(())
 }
 
@@ -263,17 +269,14 @@ impl PreparedJob {
 }
 
 /// Opens and verifies part of a job. Runs on the pool.
-pub fn prepare(
-    context: &TaskContext,
-    keys: &KeyRing,
-    batch: PartialBatchSelector,
-    part: Vec<CandidateReport>,
-) -> PreparedJob {
+pub fn prepare(context: &TaskContext, keys: &KeyRing, request: &Request, part: Vec<CandidateReport>) -> PreparedJob {
+    let batch = request.batch;
+    let verify = verification(context, request.verify_key_id);
     let opener = InputShareOpener::new(context, keys);
     let mut prepared = PreparedJob { resps: Vec::with_capacity(part.len()), sums: BucketAccumulators::default() };
     for CandidateReport { init, refused } in part {
         let metadata = init.share.metadata;
-        let answered = refused.map_or_else(|| catch_panic(&metadata, || answer(context, &opener, &init)), Err);
+        let answered = refused.map_or_else(|| catch_panic(&metadata, || answer(context, &opener, verify?, &init)), Err);
         let outcome = match answered {
             Ok((share, message)) => {
                 let bucket = bucket_of(&context.task, batch, &metadata);
@@ -287,18 +290,25 @@ pub fn prepare(
     prepared
 }
 
+fn verification(context: &TaskContext, key: Option<u8>) -> Result<VerifyParams<'_>, ReportError> {
+    let Some(id) = key else { return Ok(context.verification()) };
+    let key = context.verify_keys.get(id).ok_or(ReportError::UnknownVerificationKeyId)?;
+    Ok(context.verification_with(key))
+}
+
 /// Opens and verifies one report. Returns its output share and the message for the leader. All cryptography of a helper
 /// is here.
 pub fn answer(
     context: &TaskContext,
     opener: &InputShareOpener<'_>,
+    verify: VerifyParams<'_>,
     init: &PrepareInit,
 ) -> Result<(dapbox_protocol::vdaf::OutputShare, Bytes), ReportError> {
     let PrepareInit { share, message } = init;
     let input_share = opener.open(&share.metadata, &share.extensions, &share.public_share, &share.input_share)?;
     let input =
         InputShare { report_id: &share.metadata.id, public_share: &share.public_share, input_share: &input_share };
-    let (output, answer) = context.preparer.helper_answer(context.verification(), input, message)?;
+    let (output, answer) = context.preparer.helper_answer(verify, input, message)?;
     Ok((output, answer.into()))
 }
 
@@ -313,7 +323,7 @@ pub fn commit(
     bounds: Bounds,
     prepared: PreparedJob,
 ) -> Result<Option<Bytes>, Fault> {
-    let Request { task, job, hash: request_hash, batch, now } = *request;
+    let Request { task, job, hash: request_hash, batch, verify_key_id: _, now } = *request;
     let task = &task;
     release(tx, task, job);
     let accepted = tx.helper_job(task, &job)?;

@@ -19,13 +19,14 @@ use super::{
     helper::{self, merge_into_bucket},
     retention,
     shares::{bucket_of, catch_panic},
+    verify_keys,
 };
 use dapbox_protocol::{
     model::{
         AggregationJobId, AggregationJobInitReq, PartialBatchSelector, PrepareInit, PrepareOutcome, PrepareResp,
-        Report, ReportError, ReportId, ReportMetadata, ReportShare, TaskId, Time,
+        Report, ReportError, ReportId, ReportMetadata, ReportShare, Secret, TaskId, Time,
     },
-    vdaf::{InputShare, Pending},
+    vdaf::{InputShare, Pending, VerifyParams},
 };
 use dapbox_store::{LeaderJobRecord, LeaderJobState, ReportEntry, ReportRef, TaskState, Tx};
 use dapbox_support::Fault;
@@ -105,10 +106,15 @@ impl StartedJob {
     }
 
     /// Encodes the request to the helper and returns it with its hash. Consumes the parts of the request.
-    pub fn take_request(&mut self, context: &TaskContext, batch: PartialBatchSelector) -> (Bytes, [u8; 32]) {
+    pub fn take_request(
+        &mut self,
+        context: &TaskContext,
+        batch: PartialBatchSelector,
+        verify_key_id: u8,
+    ) -> (Bytes, [u8; 32]) {
         let prepare_inits = std::mem::take(&mut self.prepare_inits);
         let init = AggregationJobInitReq {
-            verify_key_id: Some(context.task.verify_key_id),
+            verify_key_id: Some(verify_key_id),
             aggregation_parameter: Bytes::new(),
             batch,
             extensions: Vec::new(),
@@ -120,13 +126,20 @@ impl StartedJob {
     }
 }
 
+/// The verification key of a job; `None` if the job is gone.
+pub fn verify_key(state: &TaskState, job: &LeaderJobRecord) -> Option<(u8, Secret)> {
+    let id = job.verify_key_id.unwrap_or(state.task.verify_key_id);
+    state.verify_keys.of_job(id).map(|key| (id, key.clone()))
+}
+
 /// Opens and prepares part of a job, in order. Runs on the pool.
-pub fn start(context: &TaskContext, keys: &KeyRing, part: Vec<(ReportRef, Report)>) -> StartedJob {
+pub fn start(context: &TaskContext, keys: &KeyRing, verify_key: &Secret, part: Vec<(ReportRef, Report)>) -> StartedJob {
+    let verify = context.verification_with(verify_key);
     let opener = InputShareOpener::new(context, keys);
     let mut started = StartedJob::default();
     for (at, report) in part {
         let metadata = report.metadata;
-        match catch_panic(&metadata, || start_report(context, &opener, report)) {
+        match catch_panic(&metadata, || start_report(context, &opener, verify, report)) {
             Ok((init, pending)) => {
                 // Twice: the encoded request contains it as well.
                 started.bytes += context.preparer.leader_state_bytes() + 2 * chosen_bytes(&init.share);
@@ -145,12 +158,13 @@ pub fn start(context: &TaskContext, keys: &KeyRing, part: Vec<(ReportRef, Report
 pub fn start_report(
     context: &TaskContext,
     opener: &InputShareOpener<'_>,
+    verify: VerifyParams<'_>,
     report: Report,
 ) -> Result<(PrepareInit, Box<dyn Pending>), ReportError> {
     let Report { metadata, extensions, public_share, leader_share, helper_share } = report;
     let input_share = opener.open(&metadata, &extensions, &public_share, &leader_share)?;
     let input = InputShare { report_id: &metadata.id, public_share: &public_share, input_share: &input_share };
-    let (pending, message) = context.preparer.leader_start(context.verification(), input)?;
+    let (pending, message) = context.preparer.leader_start(verify, input)?;
     let share = ReportShare { metadata, extensions, public_share, input_share: helper_share };
     Ok((PrepareInit { share, message: message.into() }, pending))
 }
@@ -338,6 +352,8 @@ pub fn is_retried(outcome: &PrepareOutcome) -> bool {
 /// The retry of reports that are too early for the helper's clock.
 #[derive(Clone, Copy, Debug)]
 pub struct EarlyRetry {
+    /// Now.
+    pub now: Time,
     /// The time of the retry.
     pub at: Time,
     /// Earlier reports are dropped: no clock difference explains the rejection of a report this old, and the retries
@@ -383,6 +399,9 @@ pub fn commit(
     }
     tx.delete_reports(task, &finished.over)?;
     // The helper's operator may be adding the key.
+    if !finished.without_key.is_empty() {
+        verify_keys::fall_back(tx, task, &id, early_retry.now)?;
+    }
     early.extend(finished.without_key);
     end_and_defer(tx, task, id, &early, early_retry.at)
 }

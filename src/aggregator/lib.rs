@@ -37,6 +37,7 @@ pub mod taskprov;
 pub mod tasks;
 pub mod tokens;
 pub mod upload;
+pub mod verify_keys;
 pub mod views;
 
 use std::sync::{Arc, atomic::AtomicBool};
@@ -44,7 +45,7 @@ use std::sync::{Arc, atomic::AtomicBool};
 use bytes::Bytes;
 
 use dapbox_protocol::{
-    model::{Duration, Extension, ReportError, ReportId, Role, Task, Time, Tokens},
+    model::{Duration, Extension, ReportError, ReportId, Role, Secret, Task, Time, Tokens, VerifyKeys},
     vdaf::{self, Preparer, VdafError, VerifyParams},
     wire::{self, Problem, ProblemType, Wire},
 };
@@ -60,6 +61,8 @@ pub struct TaskContext {
     pub task: Arc<Task>,
     /// The tokens that were valid when this context was created.
     pub tokens: Tokens,
+    /// The verification keys when this context was created.
+    pub verify_keys: VerifyKeys,
     /// The message encodings of its revision.
     pub wire: &'static dyn Wire,
     /// Its VDAF.
@@ -78,9 +81,10 @@ impl TaskContext {
     pub fn new(task: Arc<Task>) -> Result<Self, VdafError> {
         let wire = wire::for_revision(task.public.revision);
         let preparer = vdaf::preparer_for_task(&task.public)?;
-        let tokens = Tokens::of(&task.party);
+        let (tokens, verify_keys) = (Tokens::of(&task.party), VerifyKeys::of(&task));
         Ok(Self {
             tokens,
+            verify_keys,
             is_never_contacted: AtomicBool::new(false),
             vdaf_context: wire.vdaf_context(&task.public.id),
             task,
@@ -114,14 +118,24 @@ impl TaskContext {
         Self { tokens, ..self }
     }
 
+    /// Replaces the verification keys.
+    pub fn with_verify_keys(self, verify_keys: VerifyKeys) -> Self {
+        Self { verify_keys, ..self }
+    }
+
     /// Sets whether no request has named the task.
     pub fn with_never_contacted(self, is_never_contacted: bool) -> Self {
         Self { is_never_contacted: AtomicBool::new(is_never_contacted), ..self }
     }
 
-    /// The key and context of report verification.
+    /// The context of report verification, with the key that the task began with.
     pub fn verification(&self) -> VerifyParams<'_> {
-        VerifyParams { key: self.task.verify_key.expose(), context: &self.vdaf_context }
+        self.verification_with(&self.task.verify_key)
+    }
+
+    /// The context of report verification, with this key.
+    pub fn verification_with<'a>(&'a self, key: &'a Secret) -> VerifyParams<'a> {
+        VerifyParams { key: key.expose(), context: &self.vdaf_context }
     }
 
     /// Our role in the task.

@@ -10,6 +10,7 @@ use super::{
     retention::{self, DataLoss},
     tasks::{self, TaskError, TaskListError},
     tokens::{self, TokenError},
+    verify_keys::{self, VerifyKeysError},
 };
 use crate::views::{
     ApiTokenStatus,
@@ -23,6 +24,7 @@ use dapbox_protocol::{
     model::{
         Task, TaskId, Time,
         tokens::{TokenChange, TokenStatus},
+        verify_keys::{VerifyKeyChange, VerifyKeyStatus},
     },
     wire::Problem,
 };
@@ -136,6 +138,19 @@ impl Offline {
     /// The valid tokens of a task; `None` if the task does not exist.
     pub fn tokens(&self, id: &TaskId) -> Result<Option<Vec<TokenStatus>>, Fault> {
         self.store.read(|view| Ok(view.task(id).map(|state| state.tokens.statuses(clock::now()))))
+    }
+
+    /// The verification keys of a task; `None` if the task does not exist.
+    pub fn verify_keys(&self, id: &TaskId) -> Result<Option<Vec<VerifyKeyStatus>>, Fault> {
+        self.store.read(|view| Ok(view.task(id).map(|state| state.verify_keys.statuses(clock::now()))))
+    }
+
+    /// Changes the verification keys of a task.
+    pub async fn change_verify_keys(
+        &self,
+        change: VerifyKeyChange,
+    ) -> Result<Vec<VerifyKeyStatus>, WriteError<VerifyKeysError>> {
+        self.store.try_write(Point::VerifyKeyChange, move |tx| verify_keys::change(tx, change, clock::now())).await
     }
 
     /// Replaces a token of a task.

@@ -7,7 +7,7 @@
 //! After a loss (a directory restored from a backup, here or at the other aggregator) both sides may disagree about
 //! existing batches. [`close_before`] abandons all of these batches; new batches are complete on both sides.
 
-use super::{counters, resource_id::ResourceKey};
+use super::{counters, resource_id::ResourceKey, verify_keys};
 use crate::config;
 use dapbox_protocol::{
     model::{BatchId, Duration, ReportError, ReportId, TaskId, Time},
@@ -135,6 +135,7 @@ pub fn sweep(
     {
         tx.raise_horizon(task, time)?;
     }
+    verify_keys::sweep(tx, task)?;
     let earlier = |by: u64| results.map(|time| time.saturating_sub(Duration(by)));
     let answers = now.saturating_sub(Duration(limits.answer_age.as_secs()));
     let old = SweepCutoffs { now, answers, results, jobs: earlier(MARGIN), generations: earlier(2 * MARGIN) };

@@ -107,7 +107,8 @@ fn is_of_share(error: ReportError) -> bool {
 /// Opens and prepares the leader's share of a report, as its job will. Runs on the pool.
 pub fn try_share(context: &TaskContext, keys: &KeyRing, report: Report) -> Result<(), ReportError> {
     let metadata = report.metadata;
-    catch_panic(&metadata, || leader::start_report(context, &InputShareOpener::new(context, keys), report).map(drop))
+    let opener = InputShareOpener::new(context, keys);
+    catch_panic(&metadata, || leader::start_report(context, &opener, context.verification(), report).map(drop))
 }
 
 /// Checks a report whose task is not set up yet.

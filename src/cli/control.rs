@@ -17,6 +17,7 @@ use crate::{
     model::{
         Task, TaskId, Time,
         tokens::{TokenChange, TokenStatus},
+        verify_keys::{VerifyKeyChange, VerifyKeyStatus},
     },
     peer::Proxies,
     server::{self, ShortPath},
@@ -166,6 +167,26 @@ impl Control {
         }
     }
 
+    /// Lists the verification keys of a task; `None` if it does not exist.
+    pub async fn verify_keys(&self, task: TaskId) -> Result<Option<Vec<VerifyKeyStatus>>, Failure> {
+        match self {
+            Self::Server(socket) => socket.verify_keys(task).await,
+            Self::Offline(data) => Ok(data.verify_keys(&task)?),
+        }
+    }
+
+    /// Changes the verification keys of a task, and returns all of them.
+    pub async fn change_verify_keys(&self, change: VerifyKeyChange) -> Result<Vec<VerifyKeyStatus>, Failure> {
+        match self {
+            Self::Server(socket) => {
+                let VerifyKeyChange { task, change } = change;
+                let body = serde_json::to_vec(&change)?;
+                socket.request_json(Method::POST, &format!("/verify_keys/{task}"), Some(body)).await
+            }
+            Self::Offline(data) => Ok(data.change_verify_keys(change).await?),
+        }
+    }
+
     /// Closes the data directory, if it is open.
     pub async fn close(self) {
         if let Self::Offline(data) = self {
@@ -304,6 +325,15 @@ impl Socket {
     pub async fn change_token(&self, change: &TokenChange) -> Result<Vec<TokenStatus>, Failure> {
         match self.request(Method::POST, "/tokens", Some(serde_json::to_vec(change)?)).await? {
             (StatusCode::OK, body) => Ok(serde_json::from_slice(&body)?),
+            (status, body) => Err(refusal(status, &body)),
+        }
+    }
+
+    /// Lists the verification keys of a task; `None` if it does not exist.
+    async fn verify_keys(&self, task: TaskId) -> Result<Option<Vec<VerifyKeyStatus>>, Failure> {
+        match self.request(Method::GET, &format!("/verify_keys/{task}"), None).await? {
+            (StatusCode::OK, body) => Ok(Some(serde_json::from_slice(&body)?)),
+            (status, body) if is_unknown_task(status, &body) => Ok(None),
             (status, body) => Err(refusal(status, &body)),
         }
     }

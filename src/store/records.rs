@@ -189,6 +189,9 @@ pub struct LeaderJobRecord {
     pub reports: Vec<ReportRef>,
     /// The state of the job.
     pub state: LeaderJobState,
+    /// The verification key of the job, unless it is the one that the task began with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify_key_id: Option<u8>,
 }
 
 /// The state of a leader's aggregation job.

@@ -26,7 +26,7 @@ use crate::{
 };
 use dapbox_protocol::model::{
     AggregationJobId, BatchId, BatchMode, BatchSelector, Bucket, CollectionJobId, Duration, ReportId, Secret, Task,
-    TaskId, Time, TokenHash, Tokens,
+    TaskId, Time, TokenHash, Tokens, VerifyKeys,
     taskprov::{InBandOrigin, PeerAggregator},
 };
 use dapbox_support::Fault;
@@ -76,6 +76,8 @@ pub struct TaskState {
     pub task: Arc<Task>,
     /// The valid tokens; empty for an in-band task, which uses those of its peer.
     pub tokens: Tokens,
+    /// The verification keys.
+    pub verify_keys: VerifyKeys,
     /// The data of a provisioned task.
     pub provision: Option<Provision>,
     /// The origin of an in-band task.
@@ -197,6 +199,7 @@ impl TaskState {
             names: BTreeSet::new(),
             results: BTreeMap::new(),
             tokens: Tokens::of(&task.party),
+            verify_keys: VerifyKeys::of(&task),
             provision: None,
             in_band: None,
             name: None,
@@ -314,7 +317,7 @@ impl State {
             task.set_in_band(in_band);
             Ok(())
         })?;
-        state.load_local_settings(engine)?;
+        state.load_local_settings(engine, &vault)?;
         secret_rows(engine, &vault, &table::PEERS, |number, peer| {
             state.peers.insert(number, peer);
             Ok(())
@@ -353,8 +356,13 @@ impl State {
         })
     }
 
-    /// Loads what the operator has set for a task, which other parties do not know.
-    fn load_local_settings(&mut self, engine: &Engine) -> Result<(), LoadError> {
+    /// Loads what the operator has set for a task after it was added.
+    fn load_local_settings(&mut self, engine: &Engine, vault: &Vault) -> Result<(), LoadError> {
+        secret_rows(engine, vault, &table::VERIFY_KEYS, |id, keys| {
+            let Some(task) = self.task_of_row(&id, &table::VERIFY_KEYS.0)? else { return Ok(()) };
+            task.verify_keys = keys;
+            Ok(())
+        })?;
         rows(engine, &table::TASK_NAMES, |id, name| {
             let Some(task) = self.task_of_row(&id, &table::TASK_NAMES)? else { return Ok(()) };
             task.name = Some(name);

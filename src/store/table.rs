@@ -25,7 +25,7 @@ use crate::{
 };
 use dapbox_protocol::model::{
     AggregateShareId, AggregationJobId, BatchId, BatchSelector, Bucket, CollectionJobId, Duration, Interval, Secret,
-    Task, TaskId, Time, Tokens,
+    Task, TaskId, Time, Tokens, VerifyKeys,
     ids::Id,
     taskprov::{InBandOrigin, PeerAggregator},
 };
@@ -59,7 +59,8 @@ pub(super) const BUCKETS: Table<(TaskId, Bucket), BucketRecord> = Table::new(10,
 /// Collected batches.
 pub(super) const COLLECTED: Table<(TaskId, BatchSelector), CollectedBatch> = Table::new(11, "collected batches", 1);
 /// Running aggregation jobs of the leader.
-pub(super) const LEADER_JOBS: Table<(TaskId, AggregationJobId), LeaderJobRecord> = Table::new(12, "leader jobs", 1);
+pub(super) const LEADER_JOBS: Table<(TaskId, AggregationJobId), LeaderJobRecord> =
+    Table::new(12, "leader jobs", 1).with_marked_version(2, |job| job.verify_key_id.is_some());
 /// Aggregation jobs of the helper.
 pub(super) const HELPER_JOBS: Table<(TaskId, AggregationJobId), HelperJobRow> =
     Table::new(13, "helper jobs", 2).with_legacy_versions(legacy::helper_job);
@@ -86,6 +87,10 @@ pub(super) const ABANDONED_BATCHES: Table<(TaskId, BatchId), Option<Time>> =
 
 /// Tokens of tasks with rotated tokens.
 pub(super) const TOKENS: EncryptedTable<TaskId, Tokens> = EncryptedTable(Table::new(22, "tokens", 1));
+
+/// Verification keys of tasks whose keys were changed.
+pub(super) const VERIFY_KEYS: EncryptedTable<TaskId, VerifyKeys> =
+    EncryptedTable(Table::new(23, "verification keys", 1));
 
 /// Mutable data of provisioned tasks.
 pub(super) const PROVISIONS: Table<TaskId, Provision> = Table::new(30, "provisions", 1);
@@ -134,7 +139,7 @@ pub(super) const FINGERPRINT_KEY: u8 = 0;
 pub(super) const TOKEN_SEED: u8 = 10;
 
 /// The prefixes of all tables whose keys start with a task.
-pub(super) const TASK_TABLE_PREFIXES: [u8; 23] = [
+pub(super) const TASK_TABLE_PREFIXES: [u8; 24] = [
     TASKS.0.prefix,
     COUNTERS.prefix,
     REPLAY.prefix,
@@ -153,6 +158,7 @@ pub(super) const TASK_TABLE_PREFIXES: [u8; 23] = [
     ABANDONED_BATCHES.prefix,
     ANSWERS.prefix,
     TOKENS.0.prefix,
+    VERIFY_KEYS.0.prefix,
     PROVISIONS.prefix,
     IN_BAND.prefix,
     RESULTS.prefix,

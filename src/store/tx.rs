@@ -24,7 +24,7 @@ use crate::{
 };
 use dapbox_protocol::model::{
     AggregateShareId, AggregationJobId, BatchId, BatchSelector, Bucket, CollectionJobId, Duration, Report, ReportId,
-    Secret, Task, TaskId, Time, TokenHash, Tokens,
+    Secret, Task, TaskId, Time, TokenHash, Tokens, VerifyKeys,
     taskprov::{InBandOrigin, PeerAggregator},
 };
 use dapbox_support::Fault;
@@ -194,6 +194,14 @@ impl Tx<'_> {
         let value = table::TOKENS.value(&self.state.vault, task, &tokens)?;
         self.task_state_mut(task)?.tokens = tokens;
         self.group.set(table::TOKENS.key(task), Some(value));
+        Ok(())
+    }
+
+    /// Replaces the verification keys of a task.
+    pub fn put_verify_keys(&mut self, task: &TaskId, keys: VerifyKeys) -> Result<(), Fault> {
+        let value = table::VERIFY_KEYS.value(&self.state.vault, task, &keys)?;
+        self.task_state_mut(task)?.verify_keys = keys;
+        self.group.set(table::VERIFY_KEYS.key(task), Some(value));
         Ok(())
     }
 

@@ -41,6 +41,8 @@ pub enum Point {
     TaskClose,
     /// Rotates a token of a task.
     TokenChange,
+    /// Changes the verification keys of a task.
+    VerifyKeyChange,
     /// Creates the seed of task tokens.
     ManagementSeed,
     /// Provisions a task for a control plane.
@@ -160,6 +162,7 @@ impl Point {
         Self::TaskPrivacy,
         Self::TaskClose,
         Self::TokenChange,
+        Self::VerifyKeyChange,
         Self::ManagementSeed,
         Self::TaskProvision,
         Self::TaskEnd,

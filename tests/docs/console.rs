@@ -302,6 +302,9 @@ $ dapbox task new --leader https://helper.example --helper https://leader.exampl
 Task 9GgQd3pEE6DiJtYTFyOYGDjRQzdrRaUrVL0Yn-3uAF4
 $ dapbox task add their-task/helper.toml --role helper --data-dir /var/lib/dapbox
 $ dapbox task add my-task/leader.toml --role leader --data-dir /var/lib/dapbox
+$ dapbox task new --dap 19 --leader https://helper.example --helper https://leader.example --vdaf count --out task-19
+Task q83vEjRWeJASNFZ4kKvN7xI0VniQEjRWeJCrze8SNFY
+$ dapbox task add task-19/leader.toml --role leader --data-dir /var/lib/dapbox
 ```
 ```console in=theirs
 $ export DAPBOX_LISTEN=127.0.0.1:8090 DAPBOX_MONITOR__LISTEN=127.0.0.1:9465 DAPBOX_LOG__FORMAT=text

@@ -336,7 +336,8 @@ async fn finishes_jobs_in_flight_after_past_is_closed(
         tx.add_task(task)?;
         for (job, state) in [(sent, LeaderJobState::Sent { request_hash: [1; 32] }), (unsent, LeaderJobState::Picked)] {
             let reports = vec![tx.append_report(&id, &sealed_report(ago(3)))?];
-            let record = LeaderJobRecord { batch: partial, now: ago(3), created: ago(3), reports, state };
+            let record =
+                LeaderJobRecord { batch: partial, now: ago(3), created: ago(3), reports, state, verify_key_id: None };
             tx.put_leader_job(&id, job, record)?;
         }
         let bucket = if by_interval { Bucket::Time(ago(3)) } else { Bucket::Batch(batch) };

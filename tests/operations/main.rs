@@ -26,3 +26,4 @@ mod status;
 mod status_page;
 mod systemd;
 mod tokens;
+mod verify_keys;

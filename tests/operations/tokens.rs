@@ -44,7 +44,7 @@ fn token(node: &Node, arguments: &[&str]) -> Result<String, String> {
     run(&[&["task", "token"], arguments, &data_dir].concat())
 }
 
-fn run(arguments: &[&str]) -> Result<String, String> {
+pub fn run(arguments: &[&str]) -> Result<String, String> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dapbox"));
     let output = command.args(arguments).env_remove("DAPBOX_CONFIG").output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();

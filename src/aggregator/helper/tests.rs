@@ -29,7 +29,14 @@ impl Bench {
 
     fn request(&self, n: u8) -> Request {
         let batch = PartialBatchSelector::FixedSize(BatchId::new([1; 32]));
-        Request { task: self.task, job: AggregationJobId::new([n; 16]), hash: [n; 32], batch, now: Time(5) }
+        Request {
+            task: self.task,
+            job: AggregationJobId::new([n; 16]),
+            hash: [n; 32],
+            batch,
+            verify_key_id: None,
+            now: Time(5),
+        }
     }
 
     async fn restart(&mut self) {

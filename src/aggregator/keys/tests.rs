@@ -310,6 +310,7 @@ async fn private_key_outlives_its_jobs() {
         created: now,
         reports: Vec::new(),
         state: LeaderJobState::Sent { request_hash: [0; 32] },
+        verify_key_id: None,
     };
     harness.store.write(Point::Test, move |tx| tx.put_leader_job(&task, job, record)).await.unwrap();
     harness.ask(Request::Delete(first)).await.unwrap();

@@ -78,11 +78,18 @@ pub fn pick(
     let batch = filling
         .and_then(|filling| filling.batch())
         .map_or(PartialBatchSelector::TimeInterval, PartialBatchSelector::FixedSize);
+    let verify_key_id = tx.task(task).and_then(|state| verify_key_id(state, &picked.taken));
     let reports = picked.taken.iter().map(|entry| entry.at).collect();
     let id = AggregationJobId::random();
-    let job = LeaderJobRecord { batch, now, created: now, reports, state: LeaderJobState::Picked };
+    let job = LeaderJobRecord { batch, now, created: now, reports, state: LeaderJobState::Picked, verify_key_id };
     tx.put_leader_job(task, id, job)?;
     Ok(Some(id))
+}
+
+/// The verification key of the reports of a job, unless it is the one that the task began with.
+fn verify_key_id(state: &TaskState, taken: &[ReportEntry]) -> Option<u8> {
+    let id = state.verify_keys.for_report(taken.first()?.time)?;
+    (id != state.task.verify_key_id).then_some(id)
 }
 
 /// The size of a job.
@@ -104,15 +111,19 @@ fn take(
     is_eligible: impl Fn(&ReportEntry) -> bool,
 ) -> Picked {
     let end = state.end();
-    let TaskState { task, replay, collected, waiting, .. } = state;
-    let mut buckets = BTreeSet::new();
+    let TaskState { task, replay, collected, waiting, verify_keys, .. } = state;
+    let (mut buckets, mut job_key) = (BTreeSet::new(), None);
     waiting.pick(now, most.reports, |entry| {
         if !is_eligible(entry) {
             return Pick::SkipBucket;
         }
-        match check_entry(task, end, replay, collected, now, entry) {
-            Ok(()) if filling.as_mut().is_some_and(|filling| !filling.admits(entry.time)) => Pick::SkipBucket,
-            Ok(()) => match task.public.time_bucket(entry.time) {
+        let key = verify_keys.for_report(entry.time);
+        let checked = check_entry(task, end, replay, collected, now, entry);
+        match checked.and_then(|()| key.ok_or(ReportError::UnknownVerificationKeyId)) {
+            // Later times have later keys.
+            Ok(key) if *job_key.get_or_insert(key) != key => Pick::Stop,
+            Ok(_) if filling.as_mut().is_some_and(|filling| !filling.admits(entry.time)) => Pick::SkipBucket,
+            Ok(_) => match task.public.time_bucket(entry.time) {
                 Some(bucket) if buckets.len() >= most.buckets && !buckets.contains(&bucket) => Pick::Stop,
                 bucket => {
                     buckets.extend(bucket);

@@ -26,6 +26,20 @@ pub const KEYS: &[LogEvent] = &[
         "see the cause and `dapbox keys list`",
     ),
     event(Info, "token rotated", &["task_id"], "a token of the task was replaced", ""),
+    event(
+        Info,
+        "verification keys changed",
+        &["task_id"],
+        "the operator added, retired or deleted a verification key",
+        "",
+    ),
+    event(
+        Info,
+        "verification key deleted",
+        &["task_id", "key_id"],
+        "no report can need a retired verification key any more",
+        "",
+    ),
 ];
 
 /// Tasks.

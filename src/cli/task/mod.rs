@@ -11,6 +11,7 @@ mod privacy;
 mod rename;
 mod sweep;
 mod token;
+mod verify_key;
 
 use std::{
     collections::HashSet,
@@ -69,6 +70,9 @@ pub enum Command {
     /// Rotate the bearer tokens of a task.
     #[command(subcommand)]
     Token(token::Command),
+    /// Rotate the verification keys of a task.
+    #[command(subcommand)]
+    VerifyKey(verify_key::Command),
     /// Remove a task and its data permanently.
     Remove(RemoveArgs),
     /// Import the tasks of a YAML file for Janus's provision-tasks.
@@ -207,6 +211,7 @@ pub async fn run(command: Command) -> Outcome {
         Command::Privacy(args) => privacy::run(args).await,
         Command::Close(args) => close::run(args).await,
         Command::Token(command) => token::run(command).await,
+        Command::VerifyKey(command) => verify_key::run(command).await,
         Command::Remove(args) => remove(args).await,
         Command::Import(args) => import::run(args).await,
         Command::Export(args) => export::run(args),

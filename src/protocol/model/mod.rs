@@ -15,6 +15,7 @@ pub mod task;
 pub mod taskprov;
 pub mod time;
 pub mod tokens;
+pub mod verify_keys;
 
 pub use base_url::BaseUrl;
 pub use batch::{BatchSelector, Bucket, Checksum, FixedSizeQuery, PartialBatchSelector, Query};
@@ -28,3 +29,4 @@ pub use secret::{Secret, TokenHash};
 pub use task::{BatchMode, MaxMeasurement, Party, Revision, Role, Task, TaskParameters, VdafConfig};
 pub use time::{Duration, Interval, Time};
 pub use tokens::Tokens;
+pub use verify_keys::VerifyKeys;

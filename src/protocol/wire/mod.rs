@@ -77,7 +77,7 @@ pub struct ReportPolicy {
     /// Whether an unknown public extension rejects the upload (DAP-18 section 4.4.2.2) or its report only (DAP-19).
     pub extensions_reject_upload: bool,
     /// Whether an unknown verification key aborts the aggregation job (DAP-18 section 4.5.3.3) or rejects its reports
-    /// (DAP-19).
+    /// (DAP-19). If it aborts the job, a task has one key for its life.
     pub unknown_key_aborts_job: bool,
 }
 

@@ -52,7 +52,13 @@ pub async fn create(
         let DecodedRequest { hash, init, memory } = read(&ctx, &context, &permit, body.clone(), most).await?;
         let room = if memory.fits(ctx.memory.bytes()) { Some(JobRoom::take(&ctx, memory).await) } else { None };
         let content = ResourceKey { task, kind: ResourceKind::AggregationJob, hash };
-        let job_request = JobRequest { content, id_source, batch: init.batch, now: ctx.clock.now() };
+        let job_request = JobRequest {
+            content,
+            id_source,
+            batch: init.batch,
+            verify_key_id: init.verify_key_id,
+            now: ctx.clock.now(),
+        };
         // A repeated request waits for the first one and then finds the stored response.
         let _lock = ctx.job_locks.lock((task, AggregationJobId::new(content.lock_key(id_source)))).await;
         let Some(room) = room else { return refuse_too_large(&ctx, job_request, memory).await };
@@ -88,14 +94,15 @@ struct JobRequest {
     content: ResourceKey,
     id_source: IdSource,
     batch: PartialBatchSelector,
+    verify_key_id: Option<u8>,
     now: Time,
 }
 
 impl JobRequest {
     fn request(&self, tx: &Tx<'_>) -> Result<Request, Fault> {
-        let Self { content, id_source, batch, now } = *self;
+        let Self { content, id_source, batch, verify_key_id, now } = *self;
         let job = AggregationJobId::new(content.current_id(tx, id_source)?);
-        Ok(Request { task: content.task, job, hash: content.hash, batch, now })
+        Ok(Request { task: content.task, job, hash: content.hash, batch, verify_key_id, now })
     }
 }
 
@@ -220,10 +227,8 @@ async fn answer(
     room: JobRoom,
     permit: Permit,
 ) -> Result<Bytes, Error> {
-    let of_job = helper::has_unknown_key(context, &init).then_some(ReportError::UnknownVerificationKeyId);
     let with_verdicts = init.prepare_inits.into_iter().zip(verdicts);
-    let candidates: Vec<_> =
-        with_verdicts.map(|(init, refused)| helper::CandidateReport { init, refused: refused.or(of_job) }).collect();
+    let candidates: Vec<_> = with_verdicts.map(|(init, refused)| helper::CandidateReport { init, refused }).collect();
     let prepared = AssertUnwindSafe(prepare(ctx, context, request, candidates, room, permit)).catch_unwind().await;
     let answered = prepared.unwrap_or_else(|panic| {
         Err(Fault::new(format!("processing an aggregation job panicked: {}", panic_text(&*panic))).into())
@@ -252,8 +257,7 @@ async fn prepare(
     permit: Permit,
 ) -> Result<Bytes, Error> {
     let (shared, keys) = (context.clone(), ctx.keys.ring());
-    let prepare =
-        Arc::new(move |part: Vec<helper::CandidateReport>| helper::prepare(&shared, &keys, request.batch, part));
+    let prepare = Arc::new(move |part: Vec<helper::CandidateReport>| helper::prepare(&shared, &keys, &request, part));
     let mut prepared = helper::PreparedJob::default();
     while !candidates.is_empty() {
         let later = candidates.split_off(room.per_pass.min(candidates.len()));
@@ -275,7 +279,8 @@ pub async fn resume(ctx: &Arc<HelperContext>, task: TaskId, job: AggregationJobI
     let DecodedRequest { hash, init, memory } = read(ctx, &context, &permit, body, usize::MAX).await?;
     // An accepted job is processed even if the budget has become smaller.
     let room = JobRoom::take(ctx, memory).await;
-    let request = Request { task, job, hash, batch: init.batch, now: ctx.clock.now() };
+    let (batch, verify_key_id) = (init.batch, init.verify_key_id);
+    let request = Request { task, job, hash, batch, verify_key_id, now: ctx.clock.now() };
     let (bounds, reports) = (Bounds::of(&ctx.config.get().limits), metadata(&init));
     let resume = move |tx: &mut Tx<'_>| {
         // Reservations of an interrupted attempt.

@@ -37,8 +37,8 @@ use dapbox_aggregator::{
 };
 use dapbox_protocol::{
     model::{
-        AggregationJobId, Duration, PartialBatchSelector, PrepareOutcome, PrepareResp, Report, ReportError, TaskId,
-        Time,
+        AggregationJobId, Duration, PartialBatchSelector, PrepareOutcome, PrepareResp, Report, ReportError, Secret,
+        TaskId, Time,
     },
     wire::{Problem, ProblemType, ResourceKind},
 };
@@ -76,6 +76,8 @@ struct Prepared {
     batch: PartialBatchSelector,
     /// Whether the request was sent before this start of the server.
     was_sent: bool,
+    /// The id of the verification key.
+    verify_key_id: u8,
     /// The memory of the prepared reports.
     lease: JobLease,
 }
@@ -84,13 +86,13 @@ struct Prepared {
 pub async fn run(ctx: Arc<LeaderContext>, task: TaskId, id: AggregationJobId) -> Result<(), Fault> {
     let Some(context) = ctx.tasks.get(&task)? else { return Ok(()) };
     let Some(prepared) = prepare(&ctx, &context, id, false).await? else { return Ok(()) };
-    let reports = prepared.started.entries();
+    let (reports, verify_key_id) = (prepared.started.entries(), prepared.verify_key_id);
     let (outcome, prepared) = exchange(&ctx, &context, id, &reports, prepared).await?;
     // The location of a job that the helper need not keep.
     let leftover = match outcome {
         JobOutcome::Answered { resps, location } => {
             let try_again = resps.iter().any(|resp| leader::is_retried(&resp.outcome));
-            let error = without_key(&context, &resps);
+            let error = without_key(&context, verify_key_id, &resps);
             let Some(prepared) = prepare_again(&ctx, &context, id, prepared).await? else { return Ok(()) };
             finish(&ctx, &context, id, prepared, resps).await?;
             ctx.tasks.set_error(&task, error);
@@ -136,7 +138,9 @@ async fn prepare(
     prepare_again: bool,
 ) -> Result<Option<Prepared>, Fault> {
     let task = context.task.public.id;
-    let Some((job, buckets)) = find(ctx, &task, &id)? else { return Ok(None) };
+    let Some(FoundJob { job, buckets, verify_key: (verify_key_id, verify_key) }) = find(ctx, &task, &id)? else {
+        return Ok(None);
+    };
     let needed = leader::report_bytes(context) * job.reports.len();
     let fitting = if job.was_sent() { needed } else { needed.min(job_bytes(ctx)) };
     // The sums replace the prepared reports at the end.
@@ -149,11 +153,11 @@ async fn prepare(
     let (batch, was_sent) = (job.batch, job.was_sent());
     // A request that was sent must be rebuilt completely.
     let most = if was_sent { usize::MAX } else { fitting };
-    let started = start(ctx, context, &permit, id, job, most).await?;
+    let started = start(ctx, context, &permit, id, (job, verify_key), most).await?;
     lease.shrink(held);
     let shared = context.clone();
     let take_request = move |mut started: StartedJob| {
-        let (request, hash) = started.take_request(&shared, batch);
+        let (request, hash) = started.take_request(&shared, batch, verify_key_id);
         (started, request, hash)
     };
     let (started, request, hash) = ctx.pool.run(&permit, move || take_request(started)).await?;
@@ -166,7 +170,7 @@ async fn prepare(
         })
         .await?;
     match sealed {
-        SealOutcome::Send => return Ok(Some(Prepared { started, request, batch, was_sent, lease })),
+        SealOutcome::Send => return Ok(Some(Prepared { started, request, batch, was_sent, verify_key_id, lease })),
         SealOutcome::Empty => {
             ctx.wakeups.jobs.notify_one();
             ctx.wakeups.collections.notify_one();
@@ -195,11 +199,21 @@ async fn prepare_again(
     }
 }
 
-/// Finds a job and its number of batch buckets.
-fn find(ctx: &LeaderContext, task: &TaskId, id: &AggregationJobId) -> Result<Option<(LeaderJobRecord, usize)>, Fault> {
+/// A job, its number of batch buckets, and its verification key with the id.
+struct FoundJob {
+    job: LeaderJobRecord,
+    buckets: usize,
+    verify_key: (u8, Secret),
+}
+
+/// Finds a job.
+fn find(ctx: &LeaderContext, task: &TaskId, id: &AggregationJobId) -> Result<Option<FoundJob>, Fault> {
     ctx.store.read(|view| {
-        let found = view.task(task).and_then(|state| Some((state, state.leader_jobs.get(id)?)));
-        Ok(found.map(|(state, job)| (job.clone(), leader::bucket_count(state, job))))
+        Ok(view.task(task).and_then(|state| {
+            let job = state.leader_jobs.get(id)?;
+            let (buckets, verify_key) = (leader::bucket_count(state, job), leader::verify_key(state, job)?);
+            Some(FoundJob { job: job.clone(), buckets, verify_key })
+        }))
     })
 }
 
@@ -221,7 +235,7 @@ async fn start(
     context: &Arc<TaskContext>,
     permit: &Permit,
     id: AggregationJobId,
-    job: LeaderJobRecord,
+    (job, verify_key): (LeaderJobRecord, Secret),
     most: usize,
 ) -> Result<StartedJob, Fault> {
     // A request that the helper may have seen is rebuilt with the keys that were used then.
@@ -234,9 +248,10 @@ async fn start(
         from += part.len();
         // Loads the next part while this one is processed.
         loading = load(ctx, task, id, &reports, from);
-        let (shared, keys) = (context.clone(), keys.clone());
+        let (shared, keys, verify_key) = (context.clone(), keys.clone(), verify_key.clone());
         let append = |part| started.append(part);
-        ctx.pool.map_chunks(permit, part, move |part| leader::start(&shared, &keys, part), append).await?;
+        let work = move |part| leader::start(&shared, &keys, &verify_key, part);
+        ctx.pool.map_chunks(permit, part, work, append).await?;
         if started.bytes >= most {
             started.left = reports[from..].to_vec();
             break;
@@ -422,7 +437,8 @@ async fn finish(
     let (rejected_after_continue, unknown_errors) =
         (finished.rejected_after_continue, std::mem::take(&mut finished.unknown_errors));
     let give_up_before = ctx.clock.now().saturating_sub(Duration(ctx.config.get().leader.early_retry_max.as_secs()));
-    let (shared, early_retry) = (context.clone(), EarlyRetry { at: retry_at(ctx), give_up_before });
+    let (shared, now) = (context.clone(), ctx.clock.now());
+    let early_retry = EarlyRetry { now, at: retry_at(ctx), give_up_before };
     let commit = move |tx: &mut Tx<'_>| leader::commit(tx, &shared, id, finished, early_retry);
     ctx.store.write(Point::LeaderCommit, commit).await?;
     drop(lease);
@@ -457,14 +473,16 @@ fn log_disagreement(
 }
 
 /// What the operator has to know if the helper does not have the verification key of a job.
-fn without_key(context: &TaskContext, resps: &[PrepareResp]) -> Option<String> {
+fn without_key(context: &TaskContext, id: u8, resps: &[PrepareResp]) -> Option<String> {
     let unknown = PrepareOutcome::Reject(ReportError::UnknownVerificationKeyId);
-    let (count, id) = (resps.iter().filter(|resp| resp.outcome == unknown).count(), context.task.verify_key_id);
+    let count = resps.iter().filter(|resp| resp.outcome == unknown).count();
     if count == 0 {
         return None;
     }
     tracing::warn!(task_id = %context.task.public.id, key_id = id, report_count = count, "verification key unknown to helper");
-    Some(format!("the helper does not have the verification key with the id {id}; the reports wait"))
+    Some(format!(
+        "the helper does not have the verification key with the id {id}, or got it after the reports; they wait"
+    ))
 }
 
 /// Deletes a job at the helper, with one attempt (DAP-09 section 4.5.2.2, DAP-18 section 4.5.5).

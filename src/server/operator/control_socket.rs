@@ -32,7 +32,7 @@ use dapbox_aggregator::{
 };
 use dapbox_client::peer::Proxies;
 use dapbox_protocol::{
-    model::{Task, TaskId, Time},
+    model::{Task, TaskId, Time, verify_keys::VerifyKeyChange},
     wire::{Problem, ProblemType},
 };
 use dapbox_store::Tx;
@@ -42,6 +42,8 @@ use dapbox_support::{Point, version};
 const MAX_TASKS: usize = 8 << 20;
 /// The path prefix of a task's tokens.
 const TOKENS: &str = "/tokens/";
+/// The path prefix of a task's verification keys.
+const VERIFY_KEYS: &str = "/verify_keys/";
 
 /// Answers a request on the control socket.
 pub async fn handle(ctx: Arc<OperatorContext>, request: Request) -> warp::reply::Response {
@@ -51,6 +53,9 @@ pub async fn handle(ctx: Arc<OperatorContext>, request: Request) -> warp::reply:
         }
         (_, path) if path.starts_with(control_api_tokens::PATH) => {
             control_api_tokens::answer(&ctx, request).await.unwrap_or_else(failure).into_response()
+        }
+        (_, path) if path.starts_with(VERIFY_KEYS) => {
+            verify_keys(&ctx, request).await.unwrap_or_else(failure).into_response()
         }
         (_, path) if path.starts_with(control_results::PATH) => {
             control_results::answer(&ctx, request).await.unwrap_or_else(failure).into_response()
@@ -129,6 +134,19 @@ async fn answer(ctx: &Arc<OperatorContext>, mut request: Request) -> Result<Resp
         },
         _ => Err(Problem::from_status(404).into()),
     }
+}
+
+/// Answers a request about the verification keys of a task.
+async fn verify_keys(ctx: &Arc<OperatorContext>, mut request: Request) -> Result<Response, Error> {
+    let keys = match (request.method.as_str(), request.path[VERIFY_KEYS.len()..].parse()) {
+        ("GET", Ok(task)) => control_task_tokens::list_verify_keys(ctx, task)?,
+        ("POST", Ok(task)) => {
+            let change = read(ctx, &mut request).await?;
+            control_task_tokens::change_verify_keys(ctx, VerifyKeyChange { task, change }).await?
+        }
+        _ => return Err(Problem::from_status(404).into()),
+    };
+    json(StatusCode::OK, &keys)
 }
 
 async fn change_privacy(ctx: &OperatorContext, change: PrivacyChange) -> Result<PrivacyAccount, Error> {

@@ -1,4 +1,4 @@
-//! Tokens of tasks on the control socket.
+//! Tokens and verification keys of tasks on the control socket.
 
 use std::sync::Arc;
 
@@ -6,11 +6,13 @@ use crate::{operator::context::OperatorContext, upkeep::supervise::run_to_comple
 use dapbox_aggregator::{
     Error,
     tokens::{self, TokenError},
+    verify_keys::{self, VerifyKeysError},
 };
 use dapbox_protocol::{
     model::{
         TaskId,
         tokens::{TokenChange, TokenDirection, TokenStatus},
+        verify_keys::{VerifyKeyChange, VerifyKeyStatus},
     },
     wire::{Problem, ProblemType},
 };
@@ -42,6 +44,40 @@ pub async fn change(ctx: &Arc<OperatorContext>, change: TokenChange) -> Result<V
     .await?;
     tracing::info!(task_id = %task, "token rotated");
     list(ctx, task)
+}
+
+/// Lists the verification keys of a task.
+pub fn list_verify_keys(ctx: &OperatorContext, task: TaskId) -> Result<Vec<VerifyKeyStatus>, Error> {
+    let now = ctx.clock.now();
+    let found = ctx.store.read(|view| Ok(view.task(&task).map(|state| state.verify_keys.statuses(now))))?;
+    found.ok_or_else(|| Problem::new(ProblemType::UnrecognizedTask).with_task(task).into())
+}
+
+/// Changes the verification keys of a task, and lists them.
+pub async fn change_verify_keys(
+    ctx: &Arc<OperatorContext>,
+    change: VerifyKeyChange,
+) -> Result<Vec<VerifyKeyStatus>, Error> {
+    let (task, shared) = (change.task, ctx.clone());
+    let keys = run_to_completion(async move {
+        let now = shared.clock.now();
+        let write = move |tx: &mut Tx<'_>| verify_keys::change(tx, change, now);
+        let changed = shared.store.try_write(Point::VerifyKeyChange, write).await;
+        let keys = changed.map_err(|error| error.map_refusal(|why| key_refusal(task, why)))?;
+        shared.tasks.invalidate(&task);
+        Ok(keys)
+    })
+    .await?;
+    tracing::info!(task_id = %task, "verification keys changed");
+    ctx.wakeups.sweeps.notify_one();
+    Ok(keys)
+}
+
+fn key_refusal(task: TaskId, why: VerifyKeysError) -> Problem {
+    match why {
+        VerifyKeysError::NoTask => Problem::new(ProblemType::UnrecognizedTask).with_task(task),
+        _ => Problem::from_status(409).with_detail(why.to_string()),
+    }
 }
 
 fn refusal(task: TaskId, why: TokenError) -> Problem {

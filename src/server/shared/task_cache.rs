@@ -45,22 +45,29 @@ impl TaskCache {
         let stored = |view: &View<'_>| {
             let of = |state: &TaskState| {
                 let tokens = self.peers.tokens(view, state);
-                (state.task.clone(), tokens, never_contacted::is_unused(state), state.in_band.clone())
+                let keys = state.verify_keys.clone();
+                (state.task.clone(), (tokens, keys), never_contacted::is_unused(state), state.in_band.clone())
             };
             Ok(view.task(id).map(of))
         };
-        let Some((task, tokens, is_never_contacted, in_band)) = self.store.read(stored)? else { return Ok(None) };
+        let Some((task, (tokens, keys), is_never_contacted, in_band)) = self.store.read(stored)? else {
+            return Ok(None);
+        };
         let context =
             TaskContext::new(task).map_err(|error| Fault::while_doing("creating the VDAF of a stored task", error))?;
-        let context = context.with_tokens(tokens).with_never_contacted(is_never_contacted);
+        let context = context.with_tokens(tokens).with_verify_keys(keys).with_never_contacted(is_never_contacted);
         let context = Arc::new(match in_band {
             Some(in_band) => context.with_advertisement(&in_band.bytes),
             None => context,
         });
         lock(&self.contexts).insert(*id, context.clone());
-        // The task may have been removed, or a token replaced, between the read and the insertion.
-        let is_current =
-            |view: &View<'_>| Ok(view.task(id).map(|state| self.peers.tokens(view, state) == context.tokens));
+        // The task may have been removed, or its secrets changed, between the read and the insertion.
+        let is_current = |view: &View<'_>| {
+            let is_same = |state: &TaskState| {
+                self.peers.tokens(view, state) == context.tokens && state.verify_keys == context.verify_keys
+            };
+            Ok(view.task(id).map(is_same))
+        };
         match self.store.read(is_current)? {
             Some(true) => Ok(Some(context)),
             Some(false) => {
@@ -74,7 +81,7 @@ impl TaskCache {
         }
     }
 
-    /// Reads the task from the store at the next access, because its tokens have changed.
+    /// Reads the task from the store at the next access, because its secrets have changed.
     pub fn invalidate(&self, id: &TaskId) {
         lock(&self.contexts).remove(id);
     }

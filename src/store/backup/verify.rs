@@ -148,7 +148,7 @@ pub(super) fn check_row(key: &[u8], value: &[u8]) -> Result<(), VerifyError> {
 type Check = fn(&[u8], &[u8]) -> Result<(), RowError>;
 
 /// The checks of the tables.
-const TABLES: [(u8, Check); 35] = [
+const TABLES: [(u8, Check); 36] = [
     (table::SEQUENCES.prefix, |key, value| decodes(&table::SEQUENCES, key, value)),
     (table::TASKS.0.prefix, |key, value| check_encrypted(&table::TASKS, key, value)),
     (table::REMOVED.prefix, |key, value| decodes(&table::REMOVED, key, value)),
@@ -171,6 +171,7 @@ const TABLES: [(u8, Check); 35] = [
     (table::ANSWERS.prefix, |key, value| decodes(&table::ANSWERS, key, value)),
     (table::ABANDONED_BATCHES.prefix, |key, value| decodes(&table::ABANDONED_BATCHES, key, value)),
     (table::TOKENS.0.prefix, |key, value| check_encrypted(&table::TOKENS, key, value)),
+    (table::VERIFY_KEYS.0.prefix, |key, value| check_encrypted(&table::VERIFY_KEYS, key, value)),
     (table::PROVISIONS.prefix, |key, value| decodes(&table::PROVISIONS, key, value)),
     (table::API_TOKENS.prefix, |key, value| decodes(&table::API_TOKENS, key, value)),
     (table::IN_BAND.prefix, |key, value| decodes(&table::IN_BAND, key, value)),

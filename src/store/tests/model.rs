@@ -200,7 +200,7 @@ fn collection(n: u8, state: u8) -> CollectionJobRecord {
 fn leader_job(reports: Vec<ReportRef>) -> LeaderJobRecord {
     let (now, created) = (Time(1), Time(2));
     let state = LeaderJobState::Sent { request_hash: [7; 32] };
-    LeaderJobRecord { batch: PartialBatchSelector::TimeInterval, now, created, reports, state }
+    LeaderJobRecord { batch: PartialBatchSelector::TimeInterval, now, created, reports, state, verify_key_id: None }
 }
 
 /// The operations of one write, an optional sweep, and whether the store is reopened.

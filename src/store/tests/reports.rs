@@ -125,7 +125,11 @@ async fn does_not_pick_assigned_reports_again() {
         let picked = tx.task_mut(&task_id(1)).unwrap().waiting.pick(Time(0), 4, |_| Pick::Take);
         let reports = picked.taken.iter().map(|entry| entry.at).collect();
         let (batch, state) = (PartialBatchSelector::TimeInterval, LeaderJobState::Picked);
-        tx.put_leader_job(&task_id(1), job, LeaderJobRecord { batch, now: Time(0), created: Time(0), reports, state })
+        tx.put_leader_job(
+            &task_id(1),
+            job,
+            LeaderJobRecord { batch, now: Time(0), created: Time(0), reports, state, verify_key_id: None },
+        )
     };
     store.write(Point::Test, write).await.unwrap();
     drop(store);

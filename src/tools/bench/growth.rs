@@ -322,7 +322,14 @@ impl JobSource {
         };
         let (job, hash) = (AggregationJobId::random(), [0; 32]);
         Job {
-            request: Request { task: task.id, job, hash, batch: PartialBatchSelector::TimeInterval, now },
+            request: Request {
+                task: task.id,
+                job,
+                hash,
+                batch: PartialBatchSelector::TimeInterval,
+                verify_key_id: None,
+                now,
+            },
             metadata,
             prepared,
         }

@@ -56,7 +56,8 @@ pub fn report(context: &TaskContext, keys: &AggregatorKeys, measurement: &Measur
 /// Prepares a report, like a leader.
 pub fn prepare_init(leader: &PartyContext, report: Report) -> Result<PrepareInit, Failure> {
     let opener = InputShareOpener::new(&leader.context, &leader.keys);
-    let (init, _) = leader::start_report(&leader.context, &opener, report).map_err(limit::invalid_report)?;
+    let (init, _) = leader::start_report(&leader.context, &opener, leader.context.verification(), report)
+        .map_err(limit::invalid_report)?;
     Ok(init)
 }
 

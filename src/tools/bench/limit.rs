@@ -18,7 +18,9 @@ pub const TIME: Span = Span::from_secs(1);
 /// Measures the helper: opens and prepares reports.
 pub fn helper(ours: &PartyContext, reports: &[PrepareInit], time: Span) -> Result<Rate, Failure> {
     let opener = InputShareOpener::new(&ours.context, &ours.keys);
-    let one = |init: &PrepareInit| helper::answer(&ours.context, &opener, init).map(drop).map_err(invalid_report);
+    let one = |init: &PrepareInit| {
+        helper::answer(&ours.context, &opener, ours.context.verification(), init).map(drop).map_err(invalid_report)
+    };
     cores::measure_rate(reports, time, one)
 }
 
@@ -26,9 +28,11 @@ pub fn helper(ours: &PartyContext, reports: &[PrepareInit], time: Span) -> Resul
 pub fn both(leader: &PartyContext, helper: &PartyContext, reports: &[Report], time: Span) -> Result<Rate, Failure> {
     let (ours, theirs) =
         (InputShareOpener::new(&leader.context, &leader.keys), InputShareOpener::new(&helper.context, &helper.keys));
+    let (first, second) = (leader.context.verification(), helper.context.verification());
     let one = |report: &Report| {
-        let (init, pending) = leader::start_report(&leader.context, &ours, report.clone()).map_err(invalid_report)?;
-        let (_, message) = helper::answer(&helper.context, &theirs, &init).map_err(invalid_report)?;
+        let (init, pending) =
+            leader::start_report(&leader.context, &ours, first, report.clone()).map_err(invalid_report)?;
+        let (_, message) = helper::answer(&helper.context, &theirs, second, &init).map_err(invalid_report)?;
         pending.finish(&message).map(drop).map_err(invalid_report)
     };
     cores::measure_rate(reports, time, one)

@@ -11,6 +11,7 @@ use dapbox::{
         BatchMode, Duration, Epsilon, MaxMeasurement, Query, Report, Revision, Secret, Task, TaskId, Time, TokenHash,
         VdafConfig,
         tokens::{NewToken, TokenChange},
+        verify_keys::{VerifyKeyAction, VerifyKeyChange},
     },
     peer::{Answer, Peer, PeerOptions, RetryPolicy, is_retryable},
     vdaf::{AggregateResult, Measurement},
@@ -217,7 +218,19 @@ impl Fixture {
         }
     }
 
-    /// Closes everything before a time on both sides.
+    /// Adds a verification key to another task, of a revision that has several.
+    pub async fn add_verify_key(&self) {
+        for (machine, task) in [(&self.leader, &self.parties.leader), (&self.helper, &self.parties.helper)] {
+            let mut task = task.clone();
+            (task.public.id, task.public.revision) = (TaskId::new([8; 32]), Revision::Dap19);
+            let key = Secret::new(vec![1; 32]);
+            task.verify_key = key.clone();
+            assert!(matches!(machine.add(&task).await, 201 | 409));
+            let change = VerifyKeyChange { task: task.public.id, change: VerifyKeyAction::Add { id: 1, key } };
+            assert!(matches!(machine.change_verify_keys(&change).await, 200 | 409));
+        }
+    }
+
     /// Limits the noise of another task at both machines.
     pub async fn set_privacy_budget(&self) {
         for (machine, task) in [(&self.leader, &self.parties.leader), (&self.helper, &self.parties.helper)] {
@@ -230,6 +243,7 @@ impl Fixture {
         }
     }
 
+    /// Closes everything before a time on both sides.
     pub async fn close_before(&self, before: Time) {
         let id = self.parties.id();
         for machine in [&self.leader, &self.helper] {

@@ -15,7 +15,7 @@ use std::{
 
 use dapbox::{
     config::{Config, OptionalAddress, Seconds},
-    model::{KeyState, Revision, Task, TaskId, Time, tokens::TokenChange},
+    model::{KeyState, Revision, Task, TaskId, Time, tokens::TokenChange, verify_keys::VerifyKeyChange},
     server::{Server, StartError, store_options},
     store::{OpenError, Options},
     support::{Act, Failpoints, Phase, Point},
@@ -258,6 +258,12 @@ impl Machine {
     /// Rotates a token of a task; returns the status.
     pub async fn change_token(&self, change: &TokenChange) -> u16 {
         self.control(|control| control.post("http://control/tokens").json(change)).await.status().as_u16()
+    }
+
+    /// Changes the verification keys of a task; returns the status.
+    pub async fn change_verify_keys(&self, change: &VerifyKeyChange) -> u16 {
+        let url = format!("http://control/verify_keys/{}", change.task);
+        self.control(|control| control.post(&url).json(&change.change)).await.status().as_u16()
     }
 
     /// Changes the privacy budget of a task; returns the status.

@@ -298,6 +298,7 @@ async fn closed(params: FixtureParams) {
     fixture.replace_token().await;
     fixture.rename().await;
     fixture.set_privacy_budget().await;
+    fixture.add_verify_key().await;
     let reports = fixture.upload_numbers(clock::now()).await;
     fixture.collect(fixture.parties.query_now()).await;
     fixture.close_before(clock::now()).await;
